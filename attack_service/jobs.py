@@ -1,0 +1,136 @@
+"""Attack jobs: their specification, their state, and the ledger that a run writes to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Protocol
+
+from attack_service.outcomes import InFlight, Outcome
+
+
+class State(Enum):
+    """The life cycle of an attack job. The values are those of the wire."""
+
+    QUEUED = 1
+    RUNNING = 2
+    SUCCEEDED = 3
+    FAILED = 4
+    CANCELED = 5
+
+    @property
+    def ended(self) -> bool:
+        return self in (State.SUCCEEDED, State.FAILED, State.CANCELED)
+
+
+class Phase(Enum):
+    """The part of a job's work under way. The values are those of the wire."""
+
+    LOADING = 1
+    TRAINING = 2
+    EVALUATING = 3
+    ATTACKING = 4
+
+
+@dataclass(frozen=True, slots=True)
+class AttackSpec:
+    """What to attack, and how. `catalog.resolve` checks one and fills in its defaults."""
+
+    model: str
+    dataset: str
+    attack: str
+    attack_parameters: Mapping[str, float] = field(default_factory=dict)
+    engine: str = ""
+    sample_count: int = 0
+    epoch_count: int = 0
+    seed: int = 0
+    stem: str = ""
+    image_size: int = 0
+    norm: str = ""
+    batch_size: int = 0
+    defence: str = ""
+    defence_parameters: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, hexadecimal, of the specification in canonical JSON."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """A trained model, what it cost to make and costs to run. Accuracies are shares in [0, 1]."""
+
+    weights_digest: str
+    training_seconds: float
+    training_sample_count: int
+    epoch_count: int
+    clean_accuracy: float
+    test_sample_count: int
+    parameter_count: int
+    class_count: int
+    training_device_name: str
+    attack_device_name: str = ""
+    from_store: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a running job is doing: `done_count` of `total_count` steps or samples of its phase."""
+
+    phase: Phase
+    done_count: int = 0
+    total_count: int = 0
+    remaining_seconds: float | None = None
+    epoch: int = 0
+    loss: float = 0.0
+    accuracy: float = 0.0
+    failed_count: int = 0
+    survived_count: int = 0
+    misclassified_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AttackJob:
+    """One attack on one trained model over one set of samples."""
+
+    attack_job_id: str
+    spec: AttackSpec
+    state: State
+    create_time: datetime
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    failure_message: str = ""
+    model_record: ModelRecord | None = None
+    progress: Progress | None = None
+    attempt_count: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+class Ledger(Protocol):
+    """Where one attempt at one shard of a job writes what it finds, and asks what was found before.
+
+    Every method may raise `AttemptFenced` if another attempt has taken over, and `StoreUnavailable`.
+    """
+
+    def recorded_sample_indices(self) -> frozenset[int]:
+        """The samples that earlier attempts have recorded; they are not attacked again."""
+
+    def model_ready(self, record: ModelRecord, dataset_digest: str) -> None:
+        """The model was loaded or trained and measured on clean samples. Called once, before `record`."""
+
+    def record(self, outcomes: Sequence[Outcome], in_flight: Sequence[InFlight], seconds_per_query: float) -> None:
+        """Append outcomes, in any order of samples, with every sample under attack at this moment."""
+
+    def progress(self, progress: Progress) -> None:
+        """Say what the run is doing. Cheap to call; may be thinned out."""
+
+    def warn(self, sentence: str) -> None:
+        """Flag something that a reader of the numbers should know."""
+
+    def cancel_requested(self) -> bool:
+        """Whether someone asked for the job to stop."""

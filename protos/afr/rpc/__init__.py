@@ -1,0 +1,1 @@
+"""What every process of afr shares about gRPC: channels, errors, servers."""
