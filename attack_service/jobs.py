@@ -134,3 +134,49 @@ class Ledger(Protocol):
 
     def cancel_requested(self) -> bool:
         """Whether someone asked for the job to stop."""
+
+
+class MemoryLedger:
+    """A ledger in memory, for tests, benchmarks and library use. Pass it on to a second run to resume the first."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+        self.in_flight: tuple[InFlight, ...] = ()
+        self.seconds_per_query = 0.0
+        self.model_record: ModelRecord | None = None
+        self.dataset_digest = ""
+        self.progress_history: list[Progress] = []
+        self.warnings: list[str] = []
+        self.batch_count = 0
+        self._cancel_requested = False
+
+    def recorded_sample_indices(self) -> frozenset[int]:
+        return frozenset(outcome.sample_index for outcome in self.outcomes)
+
+    def model_ready(self, record: ModelRecord, dataset_digest: str) -> None:
+        self.model_record = record
+        self.dataset_digest = dataset_digest
+
+    def record(self, outcomes: Sequence[Outcome], in_flight: Sequence[InFlight], seconds_per_query: float) -> None:
+        """Append outcomes; raises `ValueError` for a sample that is there already."""
+        indices = [outcome.sample_index for outcome in outcomes]
+        repeated = self.recorded_sample_indices().intersection(indices)
+        if repeated or len(set(indices)) < len(indices):
+            raise ValueError(f"samples recorded twice: {sorted(repeated) or sorted(indices)}")
+        self.outcomes.extend(outcomes)
+        self.in_flight = tuple(in_flight)
+        self.seconds_per_query = seconds_per_query
+        self.batch_count += 1
+
+    def progress(self, progress: Progress) -> None:
+        self.progress_history.append(progress)
+
+    def warn(self, sentence: str) -> None:
+        self.warnings.append(sentence)
+
+    def cancel_requested(self) -> bool:
+        return self._cancel_requested
+
+    def request_cancel(self) -> None:
+        """Ask the run that writes here to stop at its next check."""
+        self._cancel_requested = True

@@ -1,0 +1,323 @@
+"""What can be attacked, and how: models, datasets, attacks, defences, and the parameters they take.
+
+Names and numbers only: the attack server answers from here without loading torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from attack_service.errors import InvalidSpecification, UnknownName
+from attack_service.jobs import AttackSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterSchema:
+    """A number that an attack or a defence takes. `default_derived`: `description` says what the default depends on."""
+
+    name: str
+    description: str
+    default_value: float
+    minimum: float
+    minimum_exclusive: bool
+    maximum: float
+    integer: bool = False
+    default_derived: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model architecture. `depth` counts its weighted layers."""
+
+    name: str
+    description: str
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """An attack, the norms and engines it knows (the default first), and its parameters."""
+
+    name: str
+    description: str
+    parameters: tuple[ParameterSchema, ...]
+    norms: tuple[str, ...]
+    engines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Defence:
+    """A defence in front of the model, and its parameters."""
+
+    name: str
+    description: str
+    parameters: tuple[ParameterSchema, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A dataset of labelled images; counts are 0 where they depend on the files."""
+
+    name: str
+    description: str
+    class_count: int
+    training_sample_count: int
+    test_sample_count: int
+    channel_count: int
+    embedded: bool
+    default_epoch_count: int
+
+
+Entry = TypeVar("Entry", Model, Attack, Defence, Dataset)
+
+NORMS = ("inf", "2", "1")
+ENGINES = ("native", "art")
+STEMS = ("imagenet", "cifar")
+
+DEFAULT_DATASET = "digits"
+DEFAULT_IMAGE_SIZE = 32
+DEFAULT_SAMPLE_COUNT = 200
+DEFAULT_BATCH_SIZE = 64
+
+# The budgets at which some samples of a small grey image fall and some hold (docs/attacks.md has the measured table).
+DEFAULT_EPSILON = {"inf": 0.1, "2": 1.5, "1": 15.0}
+DEFAULT_ITERATION_COUNT = 20
+# An attack that never clips would reach the ball's surface after this share of its iterations.
+STEP_SHARE = 0.5
+
+_LARGEST = {"sample_count": 10_000_000, "epoch_count": 10_000, "batch_size": 65_536, "image_size": 1024}
+_SMALLEST_IMAGE_SIZE = 8
+
+_EPSILON = ParameterSchema(
+    name="epsilon",
+    description=(
+        "The radius of the ball around the sample that the attack may search, in the chosen norm, for inputs in [0, 1]. "
+        f"Default by norm: inf {DEFAULT_EPSILON['inf']:g}, 2 {DEFAULT_EPSILON['2']:g}, 1 {DEFAULT_EPSILON['1']:g}; "
+        "at most 1 for the norm inf."
+    ),
+    default_value=DEFAULT_EPSILON["inf"],
+    minimum=0.0,
+    minimum_exclusive=True,
+    maximum=math.inf,
+    default_derived=True,
+)
+_STEP_SIZE = ParameterSchema(
+    name="step_size",
+    description=(
+        "The length of one step, in the chosen norm, for inputs in [0, 1]; at most epsilon. "
+        f"Default: epsilon / ({STEP_SHARE:g} x max_iterations), but at most epsilon."
+    ),
+    default_value=DEFAULT_EPSILON["inf"] / (STEP_SHARE * DEFAULT_ITERATION_COUNT),
+    minimum=0.0,
+    minimum_exclusive=True,
+    maximum=math.inf,
+    default_derived=True,
+)
+_MAX_ITERATIONS = ParameterSchema(
+    name="max_iterations",
+    description="The number of steps after which the attack gives up on a sample.",
+    default_value=float(DEFAULT_ITERATION_COUNT),
+    minimum=1.0,
+    minimum_exclusive=False,
+    maximum=100_000.0,
+    integer=True,
+)
+_RANDOM_START = ParameterSchema(
+    name="random_start",
+    description="1 starts at a random point of the ball, 0 at the sample itself. Native engine only.",
+    default_value=0.0,
+    minimum=0.0,
+    minimum_exclusive=False,
+    maximum=1.0,
+    integer=True,
+)
+
+
+def _by_name(entries: Iterable[Entry]) -> dict[str, Entry]:
+    return {entry.name: entry for entry in entries}
+
+
+MODELS: dict[str, Model] = _by_name(
+    Model(f"resnet{depth}", f"ResNet-{depth} of torchvision, trained from scratch (He et al., arXiv 1512.03385)", depth)
+    for depth in (18, 34, 50, 101, 152)
+)
+
+ATTACKS: dict[str, Attack] = _by_name(
+    (
+        Attack(
+            "fgm",
+            "Fast gradient method: one step of length epsilon up the gradient of the loss "
+            "(Goodfellow et al., arXiv 1412.6572). A single check: it tells how many samples fail, not when.",
+            (_EPSILON,),
+            NORMS,
+            ENGINES,
+        ),
+        Attack(
+            "pgd",
+            "Projected gradient descent: many small steps up the gradient, each projected back onto the ball of "
+            "radius epsilon (Madry et al., arXiv 1706.06083). Every step is a check.",
+            (_EPSILON, _STEP_SIZE, _MAX_ITERATIONS, _RANDOM_START),
+            NORMS,
+            ENGINES,
+        ),
+    )
+)
+
+DEFENCES: dict[str, Defence] = _by_name((Defence("none", "No defence: the model as it was trained.", ()),))
+
+DATASETS: dict[str, Dataset] = _by_name(
+    (
+        Dataset("digits", "Handwritten digits, 8x8 grey, shipped with scikit-learn", 10, 1437, 360, 1, True, 6),
+        Dataset("mnist", "Handwritten digits, 28x28 grey (LeCun et al.)", 10, 60_000, 10_000, 1, False, 3),
+        Dataset("fashion-mnist", "Zalando's articles of clothing, 28x28 grey", 10, 60_000, 10_000, 1, False, 5),
+        Dataset("cifar10", "Small photographs, 32x32 colour (Krizhevsky)", 10, 50_000, 10_000, 3, False, 20),
+        Dataset("cifar100", "Small photographs, 32x32 colour, 100 classes", 100, 50_000, 10_000, 3, False, 40),
+        Dataset(
+            "imagefolder",
+            "Your own images: imagefolder:PATH, where PATH has a folder of images for each class, or `train` and `test` "
+            "folders with those inside. Without them every fifth image of a class is a test sample.",
+            0,
+            0,
+            0,
+            0,
+            False,
+            10,
+        ),
+    )
+)
+
+
+def resolve(spec: AttackSpec) -> AttackSpec:
+    """Check a specification and fill in every default.
+
+    Resolving a resolved specification changes nothing. Raises `UnknownName` or `InvalidSpecification`, whose `field`
+    is the path in the request, such as `spec.attack_parameters.epsilon`.
+    """
+    model = _known("model", spec.model, MODELS)
+    attack = _known("attack", spec.attack, ATTACKS)
+    defence = _known("defence", spec.defence or "none", DEFENCES)
+    dataset = spec.dataset or DEFAULT_DATASET
+    described = _dataset(dataset)
+    norm = _one_of("norm", spec.norm, attack.norms)
+    engine = _one_of("engine", spec.engine, attack.engines)
+    if spec.seed < 0 or spec.seed >= 2**64:
+        raise InvalidSpecification("spec.seed", f"seed is {spec.seed}; it must lie between 0 and 2^64 - 1")
+    image_size = _count("image_size", spec.image_size, DEFAULT_IMAGE_SIZE)
+    if image_size < _SMALLEST_IMAGE_SIZE:
+        raise InvalidSpecification(
+            "spec.image_size", f"image_size is {image_size}; the least is {_SMALLEST_IMAGE_SIZE}"
+        )
+    sample_count = _count("sample_count", spec.sample_count, DEFAULT_SAMPLE_COUNT)
+    if described.test_sample_count and sample_count > described.test_sample_count:
+        raise InvalidSpecification(
+            "spec.sample_count",
+            f"sample_count is {sample_count}, but the test split of {dataset} has {described.test_sample_count} samples",
+        )
+    attack_parameters = _attack_parameters(attack, norm, spec.attack_parameters)
+    if engine == "art" and attack_parameters.get("random_start"):
+        raise InvalidSpecification(
+            "spec.attack_parameters.random_start",
+            "a random start cannot be seeded per sample in the engine art; leave random_start at 0, or use native",
+        )
+    return replace(
+        spec,
+        model=model.name,
+        dataset=dataset,
+        attack=attack.name,
+        attack_parameters=attack_parameters,
+        engine=engine,
+        sample_count=sample_count,
+        epoch_count=_count("epoch_count", spec.epoch_count, described.default_epoch_count),
+        stem=_one_of("stem", spec.stem, STEMS),
+        image_size=image_size,
+        norm=norm,
+        batch_size=_count("batch_size", spec.batch_size, DEFAULT_BATCH_SIZE),
+        defence=defence.name,
+        defence_parameters=_parameters("defence", defence, spec.defence_parameters),
+    )
+
+
+def count_maxima(spec: AttackSpec) -> tuple[int, int]:
+    """The most queries and gradients that a resolved specification's attack may spend, over all samples."""
+    step_count = int(spec.attack_parameters.get("max_iterations", 1))
+    return spec.sample_count * (step_count + 1), spec.sample_count * step_count
+
+
+def _known(kind: str, name: str, known: Mapping[str, Entry]) -> Entry:
+    if not name:
+        raise InvalidSpecification(f"spec.{kind}", f"{kind} is required; known: {', '.join(known)}")
+    if name not in known:
+        raise UnknownName(f"spec.{kind}", kind, name, known)
+    return known[name]
+
+
+def _dataset(name: str) -> Dataset:
+    kind, colon, path = name.partition(":")
+    if kind == "imagefolder" and not path:
+        raise InvalidSpecification("spec.dataset", "imagefolder needs the folder of the images: imagefolder:PATH")
+    if kind not in DATASETS or (colon and kind != "imagefolder"):
+        known = [known if known != "imagefolder" else "imagefolder:PATH" for known in DATASETS]
+        raise UnknownName("spec.dataset", "dataset", name, known)
+    return DATASETS[kind]
+
+
+def _one_of(field: str, value: str, known: tuple[str, ...]) -> str:
+    if value and value not in known:
+        raise UnknownName(f"spec.{field}", field, value, known)
+    return value or known[0]
+
+
+def _count(field: str, value: int, default: int) -> int:
+    if value < 0 or value > _LARGEST[field]:
+        raise InvalidSpecification(f"spec.{field}", f"{field} is {value}; it must lie between 1 and {_LARGEST[field]}")
+    return value or default
+
+
+def _attack_parameters(attack: Attack, norm: str, given: Mapping[str, float]) -> dict[str, float]:
+    parameters = _parameters("attack", attack, given)
+    if "epsilon" in parameters:
+        parameters["epsilon"] = given.get("epsilon", DEFAULT_EPSILON[norm])
+        if norm == "inf" and parameters["epsilon"] > 1:
+            raise InvalidSpecification(
+                "spec.attack_parameters.epsilon",
+                f"epsilon is {parameters['epsilon']:g}; inputs lie in [0, 1], so the norm inf takes at most 1 "
+                "(8/255 is 0.031)",
+            )
+    if "step_size" in parameters:
+        epsilon = parameters["epsilon"]
+        derived = min(epsilon, epsilon / (STEP_SHARE * parameters["max_iterations"]))
+        parameters["step_size"] = given.get("step_size", derived)
+        if parameters["step_size"] > epsilon:
+            raise InvalidSpecification(
+                "spec.attack_parameters.step_size",
+                f"step_size is {parameters['step_size']:g}; a step longer than epsilon ({epsilon:g}) leaves the ball",
+            )
+    return parameters
+
+
+def _parameters(kind: str, entry: Attack | Defence, given: Mapping[str, float]) -> dict[str, float]:
+    """All parameters of an attack or a defence: those given, checked, and the defaults of the others."""
+    schemas = {schema.name: schema for schema in entry.parameters}
+    for name, value in given.items():
+        field = f"spec.{kind}_parameters.{name}"
+        if name not in schemas:
+            raise UnknownName(field, f"parameter of {entry.name}", name, schemas or ["(it takes none)"])
+        _check_range(field, schemas[name], value)
+    return {name: float(given.get(name, schema.default_value)) for name, schema in schemas.items()}
+
+
+def _check_range(field: str, schema: ParameterSchema, value: float) -> None:
+    too_small = value <= schema.minimum if schema.minimum_exclusive else value < schema.minimum
+    if math.isfinite(value) and not too_small and value <= schema.maximum:
+        if not schema.integer or float(value).is_integer():
+            return
+        raise InvalidSpecification(field, f"{schema.name} is {value:g}; it must be a whole number")
+    bounds = f"greater than {schema.minimum:g}" if schema.minimum_exclusive else f"at least {schema.minimum:g}"
+    if math.isfinite(schema.maximum):
+        bounds += f" and at most {schema.maximum:g}"
+    else:
+        bounds += " and finite"
+    raise InvalidSpecification(field, f"{schema.name} is {value:g}; it must be {bounds}")
