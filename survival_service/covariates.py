@@ -1,10 +1,85 @@
-"""Covariates: what differs between jobs, as columns of a design, without those that say the same twice."""
+"""Covariates: what differs between jobs, as columns of a design, without those that say the same twice.
+
+Covariates come from the specification of a job and the record of its model only, never from its outcomes.
+"""
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.linalg import qr
+
+from survival_service.jobs import JobFacts
 from survival_service.observations import FloatArray
 
+# Relative to the largest column: below this a column is a combination of the others but for rounding.
+_RANK_TOLERANCE = 1e-9
+# Strengths whose effect is a power of time: one unit of the covariate is a factor e in strength.
+_LOGARITHMIC = frozenset({"epsilon", "step_size"})
 
-def independent_columns(matrix: FloatArray, names: tuple[str, ...]) -> tuple[list[int], tuple[str, ...]]:
-    """The columns (in order) that are neither constant nor combinations of others, and a sentence for each other."""
-    raise NotImplementedError
+
+def job_covariates(jobs: Sequence[JobFacts]) -> tuple[FloatArray, tuple[str, ...]]:
+    """One row a job: everything that differs between the jobs. Names of treatment levels state their reference.
+
+    Categories are coded against their first level in the order of the jobs; `epsilon` and `step_size` enter as
+    logarithms, other strengths as they are; the depth of a ResNet as its number of layers. A strength that some
+    job lacks (another attack's) is 0 there, beside the indicator of that attack.
+    """
+    columns: dict[str, list[float]] = {}
+    depths = [re.fullmatch(r"resnet(\d+)", job.model) for job in jobs]
+    if all(depths):
+        columns["model_depth"] = [float(match.group(1)) for match in depths if match]
+    else:
+        columns |= _treatments("model", [job.model for job in jobs])
+    for name in ("dataset", "stem", "attack", "engine", "norm", "defence"):
+        columns |= _treatments(name, [str(getattr(job, name)) for job in jobs])
+    columns |= _strengths([job.attack_parameters for job in jobs])
+    columns |= _strengths([job.defence_parameters for job in jobs], prefix="defence_")
+    columns["image_size"] = [float(job.image_size) for job in jobs]
+    columns["epoch_count"] = [float(job.epoch_count) for job in jobs]
+    varying = {name: values for name, values in columns.items() if len(set(values)) > 1}
+    matrix = np.array(list(varying.values()), dtype=float).reshape(len(varying), len(jobs)).T
+    return matrix, tuple(varying)
+
+
+def independent_columns(
+    matrix: FloatArray, names: tuple[str, ...], weight: FloatArray
+) -> tuple[list[int], tuple[str, ...]]:
+    """The columns that are neither constant nor combinations of others, in order, and a sentence for each other one."""
+    if not names:
+        return [], ()
+    centred = matrix - np.average(matrix, axis=0, weights=weight)
+    size = np.sqrt(np.average(centred**2, axis=0, weights=weight))
+    varies = size > 1e-12 * (1e-300 + np.abs(matrix).max(axis=0))
+    dropped = [f"{name} is the same in every observation" for name, v in zip(names, varies, strict=True) if not v]
+    candidates = np.flatnonzero(varies)
+    if candidates.size == 0:
+        return [], tuple(dropped)
+    # Rows that repeat say nothing about rank: the distinct ones make a small matrix of a large table.
+    scaled = np.unique(centred[:, candidates] / size[candidates], axis=0)
+    _, r, pivots = qr(scaled, mode="economic", pivoting=True, check_finite=False)
+    diagonal = np.abs(np.diag(r))
+    rank = int((diagonal > _RANK_TOLERANCE * diagonal[0]).sum())
+    kept = sorted(int(candidates[j]) for j in pivots[:rank])
+    aliased = sorted(int(candidates[j]) for j in pivots[rank:])
+    dropped.extend(f"{names[j]} is a combination of other covariates" for j in aliased)
+    return kept, tuple(dropped)
+
+
+def _treatments(name: str, levels: Sequence[str]) -> dict[str, list[float]]:
+    reference, *others = dict.fromkeys(levels)
+    return {f"{name}={level} (against {reference})": [float(own == level) for own in levels] for level in others}
+
+
+def _strengths(parameters: Sequence[Mapping[str, float]], prefix: str = "") -> dict[str, list[float]]:
+    columns = {}
+    for name in dict.fromkeys(name for own in parameters for name in own):
+        values = [own.get(name) for own in parameters]
+        if name in _LOGARITHMIC and all(value is None or value > 0 for value in values):
+            columns[f"log_{prefix}{name}"] = [0.0 if value is None else math.log(value) for value in values]
+        else:
+            columns[f"{prefix}{name}"] = [value or 0.0 for value in values]
+    return columns
