@@ -60,13 +60,16 @@ def independent_columns(
         return [], tuple(dropped)
     # Rows that repeat say nothing about rank: the distinct ones make a small matrix of a large table.
     scaled = np.unique(centred[:, candidates] / size[candidates], axis=0)
-    _, r, pivots = qr(scaled, mode="economic", pivoting=True, check_finite=False)
-    diagonal = np.abs(np.diag(r))
-    rank = int((diagonal > _RANK_TOLERANCE * diagonal[0]).sum())
-    kept = sorted(int(candidates[j]) for j in pivots[:rank])
-    aliased = sorted(int(candidates[j]) for j in pivots[rank:])
-    dropped.extend(f"{names[j]} is a combination of other covariates" for j in aliased)
-    return kept, tuple(dropped)
+    diagonal = np.abs(np.diag(qr(scaled, mode="r", check_finite=False)[0]))
+    diagonal = np.append(diagonal, np.zeros(max(0, candidates.size - diagonal.size)))
+    free = diagonal > _RANK_TOLERANCE * np.linalg.norm(scaled, axis=0).max()
+    # Of columns that say the same the first stays; with more columns than distinct rows, none beyond their number does.
+    kept = candidates[free]
+    for j in np.flatnonzero(~free):
+        weights = np.linalg.lstsq(scaled[:, free], scaled[:, j], rcond=None)[0]
+        others = [names[k] for k, size_of in zip(kept, np.abs(weights), strict=True) if size_of > 1e-6]
+        dropped.append(f"{names[candidates[j]]} cannot be told apart from {' and '.join(others)}")
+    return [int(j) for j in kept], tuple(dropped)
 
 
 def _treatments(name: str, levels: Sequence[str]) -> dict[str, list[float]]:

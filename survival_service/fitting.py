@@ -157,8 +157,8 @@ def _status(data: Observations, distribution: Distribution, parameter_count: int
     needed = FAILURES_PER_PARAMETER * parameter_count
     if failures < needed:
         return Status.TOO_FEW_FAILURES, (
-            f"{failures:g} {'failure is' if failures == 1 else 'failures are'} too few for {parameter_count} parameters, "
-            f"which need {needed}: attack more samples, or raise epsilon or the number of iterations"
+            f"{failures:g} {'failure is' if failures == 1 else 'failures are'} too few for {parameter_count} parameters"
+            f" ({needed} are needed); attack more samples, or raise epsilon or the number of iterations"
         )
     return Status.OK, ""
 

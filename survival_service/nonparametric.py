@@ -10,6 +10,8 @@ from survival_service.estimates import DEFAULT_LEVEL, NO_CURVE, Curve, Histogram
 from survival_service.observations import Observations
 
 HISTOGRAM_BIN_LIMIT = 30
+# A curve is looked at: on a clock of seconds it has a step a sample, and nobody sees the steps of a million.
+CURVE_POINT_LIMIT = 1000
 
 
 def load() -> None:
@@ -23,7 +25,8 @@ def load() -> None:
 def kaplan_meier(observations: Observations, level: float = DEFAULT_LEVEL) -> Curve:
     """The Kaplan-Meier curve with the exponential Greenwood interval; failures at the check that found them.
 
-    The curve begins at (0, 1) and steps down at each time listed. Empty without observations.
+    The curve begins at (0, 1) and steps down at each time listed, at most a thousand of them. Empty without
+    observations.
     """
     if observations.observation_count == 0:
         return NO_CURVE
@@ -37,9 +40,11 @@ def kaplan_meier(observations: Observations, level: float = DEFAULT_LEVEL) -> Cu
     # Where nobody is left, or nobody has failed, the interval is undefined: it is the point itself.
     lower = np.where(np.isfinite(interval[:, 0]), interval[:, 0], survival)
     upper = np.where(np.isfinite(interval[:, 1]), interval[:, 1], survival)
+    steps = fitter.survival_function_.index.to_numpy(dtype=float)
+    shown = np.unique(np.linspace(0, steps.size - 1, min(steps.size, CURVE_POINT_LIMIT)).astype(int))
     return Curve(
-        tuple(float(t) for t in fitter.survival_function_.index),
-        *(tuple(np.clip(column, 0.0, 1.0).tolist()) for column in (survival, lower, upper)),
+        tuple(steps[shown].tolist()),
+        *(tuple(np.clip(column[shown], 0.0, 1.0).tolist()) for column in (survival, lower, upper)),
     )
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 from survival_service.distributions import Distribution
-from survival_service.estimates import DEFAULT_LEVEL, Curve, Estimate, Histogram
-from survival_service.fitting import Fit
+from survival_service.errors import InvalidRequest
+from survival_service.estimates import DEFAULT_LEVEL, Curve, Estimate, Histogram, share_upper_bound, wilson
+from survival_service.fitting import Fit, Status, fit, ranked
 from survival_service.jobs import JobFacts
-from survival_service.observations import Clock, Observations, OutcomeTable
-from survival_service.scoring import Conclusion
+from survival_service.limitations import limitations
+from survival_service.nonparametric import histogram, kaplan_meier
+from survival_service.observations import Clock, Observations, OutcomeColumns, OutcomeTable
+from survival_service.pooling import pooled
+from survival_service.scoring import Conclusion, Score, Spending, benign_rate, paper_rate, score, spending
+from survival_service.wording import summary
 
 DEFAULT_DISTRIBUTIONS = (Distribution.WEIBULL, Distribution.LOG_NORMAL, Distribution.LOG_LOGISTIC)
 
@@ -25,6 +31,17 @@ class ReportOptions:
     confidence_level: float = DEFAULT_LEVEL
     defender_price_usd_per_hour: float | None = None
     attacker_price_usd_per_hour: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.confidence_level < 1:
+            message = f"confidence_level must lie between 0 and 1, such as 0.95, not {self.confidence_level:g}"
+            raise InvalidRequest("options.confidence_level", message)
+        if not self.distributions:
+            raise InvalidRequest("options.distributions", "name at least one distribution to fit")
+        for name in ("defender_price_usd_per_hour", "attacker_price_usd_per_hour"):
+            price = getattr(self, name)
+            if price is not None and not (math.isfinite(price) and price > 0):
+                raise InvalidRequest(f"options.{name}", f"{name} must be a price above 0, not {price:g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +136,7 @@ class ReportProgress:
     survived_count: int
     misclassified_count: int
     in_flight_count: int
-    provisional_fits: tuple[Fit, ...] = field(default=())
+    provisional_fits: tuple[Fit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,22 +151,183 @@ class ObservationFits:
 
 
 def make_report(jobs: Sequence[tuple[JobFacts, OutcomeTable]], options: ReportOptions) -> Report:
-    """Make the report of one or more jobs that have ended (or were read as far as they got)."""
-    raise NotImplementedError
+    """Make the report of one or more jobs that have ended, or were read as far as they got."""
+    if not jobs:
+        raise InvalidRequest("attack_job_ids", "name at least one attack job to report on")
+    level = options.confidence_level
+    outcomes = [(facts, table.columns()) for facts, table in jobs]
+    failed = sum(table.failed_count for _, table in jobs)
+    survived = sum(table.survived_count for _, table in jobs)
+    misclassified = sum(table.misclassified_count for _, table in jobs)
+    total, at_risk = failed + survived + misclassified, failed + survived
+
+    clocks = (options.clock, *(clock for clock in Clock if clock is not options.clock))
+    scores = {clock: _score(spending(outcomes, clock), clock, options) for clock in clocks}
+    reports = tuple(_clock_report(jobs, outcomes, clock, scores[clock], options) for clock in clocks)
+    requested = reports[0]
+    return Report(
+        attack_job_ids=tuple(facts.attack_job_id for facts, _ in jobs),
+        sample_count=total,
+        failed_count=failed,
+        survived_count=survived,
+        misclassified_count=misclassified,
+        clean_accuracy=wilson(at_risk, total, level),
+        adversarial_accuracy=wilson(survived, total, level),
+        failure_share=_failure_share(failed, at_risk, level),
+        clock_reports=reports,
+        summary=summary(
+            scores[options.clock],
+            requested.fits,
+            options.clock,
+            sample_count=total,
+            at_risk=at_risk,
+            failed=failed,
+            level=level,
+        ),
+        conclusion=requested.conclusion,
+        limitations=limitations(jobs, [(report.clock, report.fits) for report in reports]),
+        costs=_costs(outcomes, scores[Clock.SECONDS], options),
+        jobs=tuple(_reported(facts, table) for facts, table in jobs),
+        partial=any(
+            facts.canceled or table.outcome_count < facts.sample_count or table.in_flight_count for facts, table in jobs
+        ),
+        confidence_level=level,
+    )
 
 
 def make_progress(
     jobs: Sequence[tuple[JobFacts, OutcomeTable]], options: ReportOptions, previous: ReportProgress | None = None
 ) -> ReportProgress:
-    """Count what has arrived and fit it, samples in flight censored at their last check.
+    """Count what has arrived and fit it on the requested clock, samples in flight censored at their last check.
 
     `previous` lends its fits as starting points.
     """
-    raise NotImplementedError
+    starts = {fit.distribution: fit for fit in previous.provisional_fits} if previous else {}
+    return ReportProgress(
+        outcome_count=sum(table.outcome_count for _, table in jobs),
+        failed_count=sum(table.failed_count for _, table in jobs),
+        survived_count=sum(table.survived_count for _, table in jobs),
+        misclassified_count=sum(table.misclassified_count for _, table in jobs),
+        in_flight_count=sum(table.in_flight_count for _, table in jobs),
+        provisional_fits=_fits(pooled(jobs, options.clock), options, options.clock, starts) if jobs else (),
+    )
 
 
 def fit_observations(
     observations: Observations, options: ReportOptions, *, clock: Clock | None = None, misclassified_count: int = 0
 ) -> ObservationFits:
     """Fit observations of any origin, in whatever unit; `clock` only labels the fits."""
-    raise NotImplementedError
+    return ObservationFits(
+        fits=_fits(observations, options, clock),
+        observation_count=round(observations.observation_count),
+        failure_count=round(observations.failure_count),
+        misclassified_count=misclassified_count,
+        kaplan_meier=kaplan_meier(observations, options.confidence_level),
+    )
+
+
+def _fits(
+    observations: Observations,
+    options: ReportOptions,
+    clock: Clock | None,
+    starts: Mapping[Distribution, Fit] | None = None,
+) -> tuple[Fit, ...]:
+    level, known = options.confidence_level, starts or {}
+    return ranked(
+        tuple(
+            fit(observations, distribution, clock=clock, level=level, start=known.get(distribution))
+            for distribution in options.distributions
+        )
+    )
+
+
+def _score(spent: Spending, clock: Clock, options: ReportOptions) -> Score:
+    return score(spent, options.confidence_level, price_ratio=_price_ratio(clock, options))
+
+
+def _price_ratio(clock: Clock, options: ReportOptions) -> float:
+    """The defender's price over the attacker's. A count of evaluations has no price of its own."""
+    defender, attacker = options.defender_price_usd_per_hour, options.attacker_price_usd_per_hour
+    if clock is not Clock.SECONDS or defender is None or attacker is None:
+        return 1.0
+    return defender / attacker
+
+
+def _clock_report(
+    jobs: Sequence[tuple[JobFacts, OutcomeTable]],
+    outcomes: Sequence[tuple[JobFacts, OutcomeColumns]],
+    clock: Clock,
+    scored: Score,
+    options: ReportOptions,
+) -> ClockReport:
+    level, prices = options.confidence_level, _price_ratio(clock, options)
+    observations = pooled(jobs, clock)
+    spent = spending(outcomes, clock)
+    fits = _fits(observations, options, clock)
+    best = next((one for one in fits if one.status is Status.OK), None)
+    return ClockReport(
+        clock=clock,
+        fits=fits,
+        kaplan_meier=kaplan_meier(observations, level),
+        histogram=histogram(observations),
+        cost_per_failure=scored.cost_per_failure,
+        training_cost_per_sample=spent.training_cost_per_sample,
+        attack_cost=spent.attack_cost,
+        cost_normalized_failure_rate=scored.cost_normalized_failure_rate,
+        confidence_above_one=scored.confidence_above_one,
+        conclusion=scored.conclusion,
+        paper_rate=paper_rate(best.expected, spent, price_ratio=prices) if best else None,
+        benign_rate=benign_rate(outcomes, level, price_ratio=prices) if clock is Clock.SECONDS else None,
+    )
+
+
+def _failure_share(failed: int, at_risk: int, level: float) -> Estimate:
+    """Wilson's interval; without a failure the exact one-sided bound, which is what can be promised then."""
+    if at_risk and not failed:
+        return Estimate(0.0, 0.0, share_upper_bound(0, at_risk, level))
+    return wilson(failed, at_risk, level)
+
+
+def _costs(outcomes: Sequence[tuple[JobFacts, OutcomeColumns]], scored: Score, options: ReportOptions) -> CostSummary:
+    models = {facts.weights_digest or facts.attack_job_id: facts for facts, _ in outcomes}.values()
+    training = sum(facts.training_seconds for facts in models)
+    trained_on: dict[str, int] = {}
+    for facts in models:
+        trained_on[facts.dataset] = max(trained_on.get(facts.dataset, 0), facts.training_sample_count)
+    attack = spending(outcomes, Clock.SECONDS).attack_cost
+    defender, attacker = options.defender_price_usd_per_hour, options.attacker_price_usd_per_hour
+    per_failure = scored.cost_per_failure.value
+    return CostSummary(
+        training_seconds=training,
+        attack_seconds=attack,
+        clean_seconds=float(sum(columns.clean_seconds.sum() for _, columns in outcomes)),
+        defender_price_usd_per_hour=defender,
+        attacker_price_usd_per_hour=attacker,
+        training_cost_usd=_price(training, defender),
+        attack_cost_usd=_price(attack, attacker),
+        cost_per_failure_usd=None if per_failure is None else _price(per_failure, attacker),
+        training_sample_count=sum(trained_on.values()),
+    )
+
+
+def _price(seconds: float, usd_per_hour: float | None) -> float | None:
+    return None if usd_per_hour is None else seconds * usd_per_hour / 3600
+
+
+def _reported(facts: JobFacts, table: OutcomeTable) -> ReportedJob:
+    return ReportedJob(
+        attack_job_id=facts.attack_job_id,
+        model=facts.model,
+        dataset=facts.dataset,
+        attack=facts.attack,
+        engine=facts.engine,
+        norm=facts.norm,
+        attack_parameters=facts.attack_parameters,
+        weights_digest=facts.weights_digest,
+        clean_accuracy=facts.clean_accuracy,
+        attack_device_name=facts.attack_device_name,
+        training_device_name=facts.training_device_name,
+        failed_count=table.failed_count,
+        survived_count=table.survived_count,
+        misclassified_count=table.misclassified_count,
+    )

@@ -1,0 +1,114 @@
+"""What limits the numbers of one report, each a sentence computed from that run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from survival_service.fitting import Fit, Status
+from survival_service.jobs import JobFacts
+from survival_service.observations import Clock, OutcomeTable
+from survival_service.wording import CLOCKS, DISTRIBUTIONS, percent
+
+# Fewer failures, and intervals from the curvature of the likelihood hold less than they promise.
+FEW_FAILURES = 30
+# A clean accuracy of at most this many times chance says that the model was hardly trained.
+NEAR_CHANCE_FACTOR = 1.5
+NOTABLE_SHARE = 0.05
+
+
+def limitations(
+    jobs: Sequence[tuple[JobFacts, OutcomeTable]], fits: Sequence[tuple[Clock, tuple[Fit, ...]]]
+) -> tuple[str, ...]:
+    """Everything a reader should know before quoting a number, the weightiest first, without repetition."""
+    found = [*_of_jobs(jobs), *_of_counts(jobs), *_of_fits(fits), *_of_models(jobs)]
+    return tuple(dict.fromkeys(f"{text[0].upper()}{text[1:].rstrip('.')}." for text in found if text))
+
+
+def _of_jobs(jobs: Sequence[tuple[JobFacts, OutcomeTable]]) -> Iterator[str]:
+    for facts, table in jobs:
+        name = f"job {facts.attack_job_id}"
+        missing = facts.sample_count - table.outcome_count
+        if facts.canceled:
+            yield (
+                f"{name} was canceled after {table.outcome_count} of {facts.sample_count} samples; those under attack "
+                "count as surviving up to their last check"
+            )
+        elif missing > 0:
+            yield f"{name} reported {table.outcome_count} of {facts.sample_count} samples, so the report is partial"
+        if facts.attempt_count > 1:
+            yield (
+                f"{name} took {facts.attempt_count} attempts because a worker was lost; what the lost ones spent on "
+                "unfinished samples is on no clock"
+            )
+        if facts.class_count and facts.clean_accuracy <= NEAR_CHANCE_FACTOR / facts.class_count:
+            yield (
+                f"the {facts.model} of {name} is hardly better than chance ({percent(facts.clean_accuracy)} correct "
+                f"with {facts.class_count} classes), so its failures say little about robustness"
+            )
+        if facts.training_device_name != facts.attack_device_name and facts.training_device_name:
+            yield (
+                f"training was measured on {facts.training_device_name} and the attack on "
+                f"{facts.attack_device_name or 'an unknown device'}, so the rate in seconds compares unlike devices"
+            )
+        yield from facts.warnings
+
+
+def _of_counts(jobs: Sequence[tuple[JobFacts, OutcomeTable]]) -> Iterator[str]:
+    failed = sum(table.failed_count for _, table in jobs)
+    at_risk = failed + sum(table.survived_count for _, table in jobs)
+    misclassified = sum(table.misclassified_count for _, table in jobs)
+    if misclassified:
+        yield (
+            f"{misclassified} of {at_risk + misclassified} samples were misclassified before the attack; every time to "
+            "failure is that of the others"
+        )
+    if not failed:
+        return
+    if failed < FEW_FAILURES:
+        yield f"only {failed} of {at_risk} samples failed; intervals from so few failures are approximate"
+    censored = 1 - failed / at_risk
+    if censored > 0:
+        beyond = ", so the median lies beyond what was observed" if censored > 0.5 else ""
+        yield f"{percent(censored)} of the samples at risk outlived the attack's budget{beyond}"
+    if censored > NOTABLE_SHARE:
+        yield (
+            "the fits assume that every sample fails in the end; if a share never does, the expected time grows with "
+            "the attack's budget, and the median and the restricted mean are the ones to quote"
+        )
+
+
+def _of_fits(fits: Sequence[tuple[Clock, tuple[Fit, ...]]]) -> Iterator[str]:
+    for clock, those in fits:
+        on = f"in {CLOCKS[clock]}"
+        best = next((fit for fit in those if fit.status is Status.OK), None)
+        if best is not None:
+            name = DISTRIBUTIONS[best.distribution]
+            if best.expected.value is not None and math.isinf(best.expected.value):
+                yield f"the best fit {on} ({name}) has no finite expected time"
+            elif best.extrapolated_share > NOTABLE_SHARE:
+                yield (
+                    f"{percent(best.extrapolated_share)} of the expected time {on} ({name}) lies beyond the longest "
+                    "time observed"
+                )
+            yield from (f"left out of the fits: {sentence}" for sentence in best.dropped_covariates)
+    refused: dict[str, list[str]] = {}
+    for clock, those in fits:
+        for fit in those:
+            if fit.status not in (Status.OK, Status.NO_FAILURE, Status.NO_SAMPLE):
+                refused.setdefault(fit.status_message, []).append(
+                    f"{DISTRIBUTIONS[fit.distribution]} in {CLOCKS[clock]}"
+                )
+    for message, names in refused.items():
+        yield f"no fit ({', '.join(names)}): {message}"
+
+
+def _of_models(jobs: Sequence[tuple[JobFacts, OutcomeTable]]) -> Iterator[str]:
+    models = len({facts.weights_digest for facts, _ in jobs})
+    if models == 1:
+        yield "one trained model was attacked: the intervals cover its samples, not what training it again would give"
+    else:
+        yield (
+            f"{models} trained models were attacked; effects of the model or its defence rest on these few, and their "
+            "intervals leave out what training again would change"
+        )

@@ -1,0 +1,41 @@
+"""Several attack jobs as one set of observations, told apart by their covariates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from survival_service.covariates import job_covariates
+from survival_service.jobs import JobFacts
+from survival_service.observations import Clock, Observations, OutcomeTable
+
+
+def pooled(
+    jobs: Sequence[tuple[JobFacts, OutcomeTable]], clock: Clock, *, include_in_flight: bool = True
+) -> Observations:
+    """The observations of all jobs. One job is its count table; of several, each sample keeps its row.
+
+    An image that is attacked in several jobs is one cluster, so that its rows are not taken as independent.
+    """
+    if len(jobs) == 1:
+        return jobs[0][1].observations(clock, include_in_flight=include_in_flight)
+    levels, names = job_covariates([facts for facts, _ in jobs])
+    parts: list[Observations] = []
+    images: list[tuple[str, str, int]] = []
+    job_of_row: list[int] = []
+    for j, (facts, table) in enumerate(jobs):
+        rows, samples = table.rows(clock, include_in_flight=include_in_flight)
+        parts.append(rows)
+        job_of_row.extend([j] * samples.size)
+        images.extend((facts.dataset, facts.dataset_digest, sample) for sample in samples.tolist())
+    number = {image: i for i, image in enumerate(dict.fromkeys(images))}
+    return Observations(
+        lower=np.concatenate([part.lower for part in parts]),
+        upper=np.concatenate([part.upper for part in parts]),
+        weight=np.concatenate([part.weight for part in parts]),
+        covariates=levels[np.array(job_of_row, dtype=int)],
+        names=names,
+        cluster=np.array([number[image] for image in images], dtype=np.int64),
+        check=np.concatenate([part.check for part in parts if part.check is not None]),
+    )
