@@ -83,10 +83,10 @@ DEFAULT_SAMPLE_COUNT = 200
 DEFAULT_BATCH_SIZE = 64
 
 # The budgets at which some samples of a small grey image fall and some hold (docs/attacks.md has the measured table).
-DEFAULT_EPSILON = {"inf": 0.1, "2": 1.5, "1": 15.0}
-DEFAULT_ITERATION_COUNT = 20
+DEFAULT_EPSILON = {"inf": 0.05, "2": 0.75, "1": 15.0}
+DEFAULT_ITERATION_COUNT = 10
 # An attack that never clips would reach the ball's surface after this share of its iterations.
-STEP_SHARE = 0.5
+STEP_SHARE = 0.8
 
 _LARGEST = {"sample_count": 10_000_000, "epoch_count": 10_000, "batch_size": 65_536, "image_size": 1024}
 _SMALLEST_IMAGE_SIZE = 8
@@ -94,7 +94,7 @@ _SMALLEST_IMAGE_SIZE = 8
 _EPSILON = ParameterSchema(
     name="epsilon",
     description=(
-        "The radius of the ball around the sample that the attack may search, in the chosen norm, for inputs in [0, 1]. "
+        "The radius of the ball around the sample that the attack searches, in the chosen norm, for inputs in [0, 1]. "
         f"Default by norm: inf {DEFAULT_EPSILON['inf']:g}, 2 {DEFAULT_EPSILON['2']:g}, 1 {DEFAULT_EPSILON['1']:g}; "
         "at most 1 for the norm inf."
     ),
@@ -177,8 +177,8 @@ DATASETS: dict[str, Dataset] = _by_name(
         Dataset("cifar100", "Small photographs, 32x32 colour, 100 classes", 100, 50_000, 10_000, 3, False, 40),
         Dataset(
             "imagefolder",
-            "Your own images: imagefolder:PATH, where PATH has a folder of images for each class, or `train` and `test` "
-            "folders with those inside. Without them every fifth image of a class is a test sample.",
+            "Your own images: imagefolder:PATH, where PATH has a folder of images for each class, or folders `train` "
+            "and `test` with those inside. Without them every fifth image of a class is a test sample.",
             0,
             0,
             0,
@@ -214,7 +214,8 @@ def resolve(spec: AttackSpec) -> AttackSpec:
     if described.test_sample_count and sample_count > described.test_sample_count:
         raise InvalidSpecification(
             "spec.sample_count",
-            f"sample_count is {sample_count}, but the test split of {dataset} has {described.test_sample_count} samples",
+            f"sample_count is {sample_count}, but the test split of {dataset} has "
+            f"{described.test_sample_count} samples",
         )
     attack_parameters = _attack_parameters(attack, norm, spec.attack_parameters)
     if engine == "art" and attack_parameters.get("random_start"):

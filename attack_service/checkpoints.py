@@ -1,0 +1,145 @@
+"""The model store: weights under their SHA-256, records under what was asked for, training under way.
+
+    STORE/models/<sha256 of the file>.safetensors      weights, never a pickle
+    STORE/records/<digest of the training specification>.json
+    STORE/training/<digest of the training specification>.safetensors    the last finished epoch
+
+Every file is written aside and renamed into place, so that a reader sees all of it or nothing, and two workers that
+train the same model at once leave one good copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Tensor
+
+from attack_service.errors import CheckpointInvalid
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """What the store knows of a trained model. Seconds are synchronised device time over all epochs."""
+
+    weights_digest: str
+    training_seconds: float
+    training_sample_count: int
+    epoch_count: int
+    clean_accuracy: float
+    test_sample_count: int
+    training_device_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """Training after its last finished epoch: weights, momentum, the seconds spent so far."""
+
+    epoch: int
+    seconds: float
+    tensors: Tensors
+
+
+class Store:
+    """Trained models in a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def load(self, key: str) -> tuple[StoredModel, Tensors] | None:
+        """The model trained for a specification, or None if there is none.
+
+        Raises `CheckpointInvalid` if its files are damaged; they are moved aside first, so that training anew, or
+        asking again, is enough.
+        """
+        path = self._record_path(key)
+        try:
+            text = path.read_text()
+        except FileNotFoundError:
+            return None
+        try:
+            entries = json.loads(text)
+            stored = StoredModel(**{field.name: entries[field.name] for field in fields(StoredModel)})
+        except (ValueError, KeyError, TypeError) as error:
+            raise _move_aside(path, "is not a record of a model") from error
+        weights_path = self._weights_path(stored.weights_digest)
+        try:
+            content = weights_path.read_bytes()
+        except FileNotFoundError as error:
+            raise _move_aside(path, f"belongs to weights that are gone ({weights_path})") from error
+        if hashlib.sha256(content).hexdigest() != stored.weights_digest:
+            raise _move_aside(weights_path, "is damaged: its SHA-256 is not its name")
+        return stored, load(content)
+
+    def save_weights(self, tensors: Mapping[str, Tensor]) -> str:
+        """Store weights and return their digest, the SHA-256 of the file, in hexadecimal."""
+        content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        digest = hashlib.sha256(content).hexdigest()
+        self._write(self._weights_path(digest), content)
+        return digest
+
+    def save_record(self, key: str, stored: StoredModel, specification: Mapping[str, object]) -> None:
+        """Store the record of a model whose weights are stored; forget its training state."""
+        entries = asdict(stored) | {"specification": dict(specification)}
+        self._write(self._record_path(key), json.dumps(entries, indent=2, sort_keys=True).encode())
+        self._training_path(key).unlink(missing_ok=True)
+
+    def load_training(self, key: str) -> TrainingState | None:
+        """The last finished epoch of a training that did not end, or None; a damaged one is moved aside."""
+        path = self._training_path(key)
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+            return TrainingState(int(metadata["epoch"]), float(metadata["seconds"]), tensors)
+        except (SafetensorError, OSError, ValueError, KeyError):
+            _move_aside(path, "is damaged")
+            return None
+
+    def save_training(self, key: str, state: TrainingState) -> None:
+        """Store an epoch's end; the latest wins."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
+        content = save(tensors, {"epoch": str(state.epoch), "seconds": repr(state.seconds)})
+        self._write(self._training_path(key), content)
+
+    def _weights_path(self, digest: str) -> Path:
+        return self._root / "models" / f"{digest}.safetensors"
+
+    def _record_path(self, key: str) -> Path:
+        return self._root / "records" / f"{key}.json"
+
+    def _training_path(self, key: str) -> Path:
+        return self._root / "training" / f"{key}.safetensors"
+
+    def _write(self, path: Path, content: bytes) -> None:
+        aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with aside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise CheckpointInvalid(
+                f"cannot write {path}: {error.strerror or error}; "
+                "make room there, or start the worker with another --store"
+            ) from error
+
+
+def _move_aside(path: Path, what: str) -> CheckpointInvalid:
+    aside = path.with_name(f"{path.name}.damaged")
+    path.replace(aside)
+    return CheckpointInvalid(f"{path} {what}; it was moved to {aside.name}")
