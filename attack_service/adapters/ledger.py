@@ -1,0 +1,453 @@
+"""The worker's side of a job in Redis: one attempt at one shard, fenced against every other.
+
+An attempt holds a lease while its process lives. It begins only when nobody else holds one, and each begin raises the
+attempt number; every write is a script that compares it, so that an attempt that was thought dead and comes back
+cannot add a single outcome.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import redis
+from afr.attack.v1 import attack_service_pb2 as attack_pb2
+from afr.outcome.v1 import outcome_pb2
+
+from attack_service.adapters import wire
+from attack_service.adapters.connecting import outages_as_domain_errors
+from attack_service.adapters.job_store import NOTIFY, OPEN, JobKeys, ShardKeys, decode_tally, microseconds, now
+from attack_service.adapters.outcome_log import PAYLOAD, SEQUENCE, Position
+from attack_service.errors import AttemptFenced, OutcomesLost, TooManyAttempts
+from attack_service.jobs import AttackJob, ModelRecord, Progress, State
+from attack_service.outcomes import InFlight, Outcome, Tally
+
+LEASE_SECONDS = 10.0
+"""How long a process that stopped renewing its lease is thought alive."""
+
+_PROGRESS_SECONDS = 0.2
+_SNAPSHOT_SECONDS = 0.25
+_CANCEL_SECONDS = 0.1
+# A crashed Redis loses at most what it had not written to disk: with `appendfsync everysec` the last two seconds.
+_KEPT_SECONDS = 5.0
+
+_BEGIN = (
+    NOTIFY
+    + """
+-- KEYS: record, open, changes, meta, lease.
+-- ARGV: job id, now, owner, dead owner or '', lease ms, attempt limit, failure, then the numbers of the states QUEUED,
+-- RUNNING, FAILED, CANCELED.
+local state = redis.call('HGET', KEYS[1], 'state')
+if not state then return {'missing', ''} end
+if state ~= ARGV[8] and state ~= ARGV[9] then return {'ended', ''} end
+local function finish(final, message)
+  redis.call('HSET', KEYS[1], 'state', final, 'end_time', ARGV[2], 'failure_message', message)
+  redis.call('SREM', KEYS[2], ARGV[1])
+  redis.call('DEL', KEYS[5])
+  notify(KEYS[3])
+  return {'ended', ''}
+end
+local holder = redis.call('GET', KEYS[5])
+if holder and holder ~= ARGV[3] and holder ~= ARGV[4] then return {'held', holder} end
+if redis.call('HEXISTS', KEYS[1], 'cancel') == 1 then return finish(ARGV[11], '') end
+if tonumber(redis.call('HGET', KEYS[4], 'lost') or '0') >= tonumber(ARGV[6]) then return finish(ARGV[10], ARGV[7]) end
+local attempt = redis.call('HINCRBY', KEYS[4], 'attempt', 1)
+-- Counted as lost until it says otherwise: the one that is lost cannot.
+redis.call('HINCRBY', KEYS[4], 'lost', 1)
+redis.call('HSETNX', KEYS[1], 'start_time', ARGV[2])
+redis.call('HSET', KEYS[1], 'state', ARGV[9], 'attempt_count', attempt)
+redis.call('SET', KEYS[5], ARGV[3], 'PX', ARGV[5])
+notify(KEYS[3])
+return {'begun', tostring(attempt)}
+"""
+)
+
+_FENCE = (
+    NOTIFY
+    + """
+-- Every script below has the keys record, changes, meta, and the attempt as its first argument.
+if redis.call('EXISTS', KEYS[1]) == 0 then return 'gone' end
+local newest = tonumber(redis.call('HGET', KEYS[3], 'attempt') or '0')
+if newest > tonumber(ARGV[1]) then return 'fenced' end
+-- A Redis that lost its last second may have forgotten that this attempt began.
+if newest < tonumber(ARGV[1]) then redis.call('HSET', KEYS[3], 'attempt', ARGV[1]) end
+"""
+)
+
+_APPEND = (
+    _FENCE
+    + """
+-- KEYS[4]: stream.  ARGV: attempt, sequence, id, payload, samples in it, then the tally after it.
+local following = tonumber(redis.call('HGET', KEYS[3], 'sequence') or '0')
+local sequence = tonumber(ARGV[2])
+if following == sequence + 1 and redis.call('HGET', KEYS[3], 'last_id') == ARGV[3] then return 'ok' end
+if following ~= sequence then return tostring(following) end
+redis.call('XADD', KEYS[4], ARGV[3], 'b', ARGV[4], 's', ARGV[2])
+redis.call('HSET', KEYS[3], 'sequence', sequence + 1, 'last_id', ARGV[3], 'failed_count', ARGV[6],
+  'survived_count', ARGV[7], 'misclassified_count', ARGV[8], 'checksum', ARGV[9])
+-- A job that gets on is no poison, however many workers it costs.
+if ARGV[5] ~= '0' then redis.call('HSET', KEYS[3], 'lost', 1) end
+return 'ok'
+"""
+)
+
+_SET = (
+    _FENCE
+    + """
+-- KEYS[4]: a string key or ''.  ARGV: attempt, value of that key, then fields and values of the record and of meta,
+-- and a warning. Empty values change nothing.
+if ARGV[2] ~= '' then redis.call('SET', KEYS[4], ARGV[2]) end
+if ARGV[3] ~= '' then redis.call('HSET', KEYS[1], 'model_record', ARGV[3]) end
+if ARGV[4] ~= '' then redis.call('HSET', KEYS[3], 'weights_digest', ARGV[4], 'dataset_digest', ARGV[5]) end
+if ARGV[6] ~= '' then redis.call('ZADD', KEYS[5], 'NX', ARGV[7], ARGV[6]) end
+notify(KEYS[2])
+return 'ok'
+"""
+)
+
+_LEAVE = (
+    _FENCE
+    + """
+-- KEYS[4]: lease, KEYS[5]: open.
+-- ARGV: attempt, job id, now, new state, failure, then the numbers of QUEUED, RUNNING and CANCELED.
+if redis.call('DEL', KEYS[4]) == 1 then redis.call('HINCRBY', KEYS[3], 'lost', -1) end
+if redis.call('HGET', KEYS[1], 'state') ~= ARGV[7] then return 'ok' end
+local final = ARGV[4]
+if final == ARGV[6] and redis.call('HEXISTS', KEYS[1], 'cancel') == 1 then final = ARGV[8] end
+redis.call('HSET', KEYS[1], 'state', final, 'failure_message', ARGV[5])
+if final ~= ARGV[6] then
+  redis.call('HSET', KEYS[1], 'end_time', ARGV[3])
+  redis.call('SREM', KEYS[5], ARGV[2])
+end
+notify(KEYS[2])
+return 'ok'
+"""
+)
+
+_RENEW = """
+-- KEYS: meta, lease.  ARGV: attempt, owner, lease ms.
+if redis.call('HGET', KEYS[1], 'attempt') ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
+return 1
+"""
+
+
+class WorkerStopping(BaseException):
+    """The worker shuts down: the attempt stops here and the job goes back to the queue.
+
+    Not an `Exception`, so that no handler for errors on the way takes it for one.
+    """
+
+
+class Refusal(Enum):
+    """Why an attempt cannot begin."""
+
+    ENDED = "the job has ended, or there is no such job"
+    HELD = "another process is at work on it"
+
+
+def owner_name() -> str:
+    """This process, in a lease."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def owner_is_dead(owner: str) -> bool:
+    """Whether the process in a lease is known to be dead: it was on this machine and is no more."""
+    host, _, pid = owner.rpartition(":")
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+@dataclass
+class _Shard:
+    """What the log of a shard held when the attempt began, kept up to date by its only writer."""
+
+    position: Position = field(default_factory=Position)
+    tally: Tally = field(default_factory=Tally)
+    recorded: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class _Appended:
+    """An append that a crashed Redis might forget."""
+
+    time: float
+    sequence: int
+    arguments: tuple[Any, ...]
+
+
+class RedisLedger:
+    """One attempt at one shard of a job: the `Ledger` that a run writes to. Used by one thread."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        job: AttackJob,
+        attempt: int,
+        *,
+        shard_index: int = 0,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.job = job
+        self.attempt = attempt
+        self._client = client
+        self._stopping = stopping
+        self._shard_index = shard_index
+        self._job_keys = JobKeys(job.attack_job_id)
+        self._keys: ShardKeys = self._job_keys.shard(shard_index)
+        self._append = client.register_script(_APPEND)
+        self._set = client.register_script(_SET)
+        self._leave = client.register_script(_LEAVE)
+        self._kept: deque[_Appended] = deque()
+        self._digests = ("", "")
+        self._spec_digest = job.spec.digest
+        self._last_progress = self._last_snapshot = self._last_cancel = float("-inf")
+        self._cancel = False
+        self._in_flight = False
+        self._shard = self._read_back()
+
+    @classmethod
+    def begin(
+        cls,
+        client: redis.Redis,
+        job_id: str,
+        *,
+        attempt_limit: int,
+        shard_index: int = 0,
+        stopping: Callable[[], bool] = lambda: False,
+        dead_owner: str = "",
+    ) -> RedisLedger | Refusal:
+        """Begin an attempt at a shard, or say why not.
+
+        A job that lost `attempt_limit` workers in a row becomes FAILED here. A lease held by `dead_owner` is ignored.
+        """
+        keys = JobKeys(job_id)
+        shard = keys.shard(shard_index)
+        arguments: list[Any] = [
+            job_id,
+            microseconds(now()),
+            owner_name(),
+            dead_owner,
+            round(LEASE_SECONDS * 1000),
+            attempt_limit,
+            str(_too_many_attempts(attempt_limit)),
+            State.QUEUED.value,
+            State.RUNNING.value,
+            State.FAILED.value,
+            State.CANCELED.value,
+        ]
+        begin = client.register_script(_BEGIN)
+        with outages_as_domain_errors():
+            answer: Any = begin(keys=[keys.record, OPEN, keys.changes, shard.meta, shard.lease], args=arguments)
+            word, detail = (part.decode() for part in answer)
+            if word == "held":
+                if owner_is_dead(detail) and detail != dead_owner:
+                    return cls.begin(
+                        client,
+                        job_id,
+                        attempt_limit=attempt_limit,
+                        shard_index=shard_index,
+                        stopping=stopping,
+                        dead_owner=detail,
+                    )
+                return Refusal.HELD
+            if word != "begun":
+                return Refusal.ENDED
+            record: Any = client.hmget(keys.record, "spec", "create_time", "start_time")
+        spec = wire.spec_from_proto(attack_pb2.AttackSpec.FromString(record[0]))
+        job = AttackJob(job_id, spec, State.RUNNING, create_time=now(), attempt_count=int(detail))
+        return cls(client, job, int(detail), shard_index=shard_index, stopping=stopping)
+
+    def recorded_sample_indices(self) -> frozenset[int]:
+        return frozenset(self._shard.recorded)
+
+    def model_ready(self, record: ModelRecord, dataset_digest: str) -> None:
+        self._stop_if_asked()
+        self._digests = (record.weights_digest, dataset_digest)
+        self._change(
+            model_record=wire.model_record_to_proto(record).SerializeToString(),
+            digests=self._digests,
+        )
+
+    def record(self, outcomes: Sequence[Outcome], in_flight: Sequence[InFlight], seconds_per_query: float) -> None:
+        """Append a batch. One without outcomes is written at most every quarter of a second.
+
+        Raises `ValueError` for a sample that is there already, `AttemptFenced`, `OutcomesLost`, `StoreUnavailable`.
+        """
+        self._stop_if_asked()
+        moment = time.monotonic()
+        if not outcomes:
+            if not in_flight and not self._in_flight:
+                return
+            if in_flight and moment - self._last_snapshot < _SNAPSHOT_SECONDS:
+                return
+        indices = [outcome.sample_index for outcome in outcomes]
+        if len(set(indices)) < len(indices) or self._shard.recorded.intersection(indices):
+            raise ValueError(f"samples recorded twice: {sorted(self._shard.recorded.intersection(indices)) or indices}")
+        before = self._shard.position
+        tally = self._shard.tally.plus(wire.tally_rows(outcomes))
+        done, sub = (before.done + len(outcomes), 0) if outcomes else (before.done, before.sub + 1)
+        header = wire.BatchHeader(
+            self._shard_index, self.attempt, before.sequence, *self._digests, self._spec_digest, seconds_per_query
+        )
+        arguments = (
+            before.sequence,
+            f"{done}-{sub}",
+            wire.batch_to_proto(outcomes, in_flight, header).SerializeToString(),
+            len(outcomes),
+            tally.failed_count,
+            tally.survived_count,
+            tally.misclassified_count,
+            str(tally.checksum),
+        )
+        self._write(_Appended(moment, before.sequence, arguments))
+        self._last_snapshot = moment
+        self._in_flight = bool(in_flight)
+        self._shard.position = Position(done, sub, before.sequence + 1)
+        self._shard.tally = tally
+        self._shard.recorded.update(indices)
+
+    def progress(self, progress: Progress) -> None:
+        """Keep what the run is doing; at most five times a second, but always a phase's last step."""
+        self._stop_if_asked()
+        moment = time.monotonic()
+        finished = progress.total_count and progress.done_count >= progress.total_count
+        if moment - self._last_progress < _PROGRESS_SECONDS and not finished:
+            return
+        self._last_progress = moment
+        self._change(progress=wire.progress_to_proto(progress).SerializeToString())
+
+    def warn(self, sentence: str) -> None:
+        self._change(warning=sentence)
+
+    def cancel_requested(self) -> bool:
+        self._stop_if_asked()
+        moment = time.monotonic()
+        if not self._cancel and moment - self._last_cancel >= _CANCEL_SECONDS:
+            self._last_cancel = moment
+            with outages_as_domain_errors():
+                self._cancel = bool(self._client.hexists(self._job_keys.record, "cancel"))
+        return self._cancel
+
+    def finish(self, state: State, failure_message: str = "") -> None:
+        """End the job, unless it has ended already. Raises `AttemptFenced`."""
+        self._leave_as(state, failure_message)
+
+    def release(self) -> None:
+        """Give the job back unfinished: it is queued again, and the attempt does not count as lost."""
+        self._leave_as(State.QUEUED, "")
+
+    def renew(self, client: redis.Redis) -> bool:
+        """Renew the lease; False if another attempt has taken over. For another thread, with a client of its own."""
+        renewed = client.register_script(_RENEW)(
+            keys=[self._keys.meta, self._keys.lease], args=[self.attempt, owner_name(), round(LEASE_SECONDS * 1000)]
+        )
+        return bool(renewed)
+
+    def _leave_as(self, state: State, failure_message: str) -> None:
+        states = (State.QUEUED.value, State.RUNNING.value, State.CANCELED.value)
+        self._run(
+            self._leave,
+            [self._keys.lease, OPEN],
+            [self.job.attack_job_id, microseconds(now()), state.value, failure_message, *states],
+        )
+
+    def _stop_if_asked(self) -> None:
+        if self._stopping():
+            raise WorkerStopping
+
+    def _change(
+        self,
+        *,
+        progress: bytes = b"",
+        model_record: bytes = b"",
+        digests: tuple[str, str] = ("", ""),
+        warning: str = "",
+    ) -> None:
+        self._run(
+            self._set,
+            [self._job_keys.progress, self._job_keys.warnings],
+            [progress, model_record, *digests, warning, microseconds(now())],
+        )
+
+    def _write(self, append: _Appended) -> None:
+        """Append, and repeat before it what a crashed Redis has forgotten."""
+        while self._kept and append.time - self._kept[0].time > _KEPT_SECONDS:
+            self._kept.popleft()
+        self._kept.append(append)
+        following = self._append_one(append)
+        if following is None:
+            return
+        again = [kept for kept in self._kept if kept.sequence >= following]
+        if not again or again[0].sequence != following:
+            raise OutcomesLost(
+                f"Redis has lost outcomes of attack job {self.job.attack_job_id} from batch {following} on, more than "
+                "this worker can repeat; run the job again, and turn on Redis' append-only file"
+            )
+        for kept in again:
+            if self._append_one(kept) is not None:
+                raise OutcomesLost(
+                    f"Redis loses outcomes of attack job {self.job.attack_job_id} while they are written"
+                )
+
+    def _append_one(self, append: _Appended) -> int | None:
+        """None if the batch is in the log, else the sequence number that the log expects."""
+        answer = self._run(self._append, [self._keys.outcomes], append.arguments)
+        return None if answer == "ok" else int(answer)
+
+    def _run(self, script: Any, keys: Sequence[str], arguments: Sequence[Any]) -> str:
+        all_keys = [self._job_keys.record, self._job_keys.changes, self._keys.meta, *keys]
+        with outages_as_domain_errors():
+            answer = script(keys=all_keys, args=[self.attempt, *arguments]).decode()
+        if answer == "fenced":
+            raise AttemptFenced(f"attempt {self.attempt} at attack job {self.job.attack_job_id} was superseded")
+        if answer == "gone":
+            raise AttemptFenced(f"attack job {self.job.attack_job_id} was deleted")
+        return str(answer)
+
+    def _read_back(self) -> _Shard:
+        """What earlier attempts have recorded. Raises `OutcomesLost` if the log has a gap."""
+        shard = _Shard()
+        with outages_as_domain_errors():
+            meta: Any = self._client.hgetall(self._keys.meta)
+            start = "-"
+            while True:
+                entries: Any = self._client.xrange(self._keys.outcomes, start, count=256)
+                if not entries:
+                    break
+                for entry_id, fields in entries:
+                    sequence = int(fields[SEQUENCE])
+                    if sequence != shard.position.sequence:
+                        raise OutcomesLost(
+                            f"batch {shard.position.sequence} of attack job {self.job.attack_job_id} is gone; "
+                            "Redis has lost data, so run the job again"
+                        )
+                    shard.recorded.update(outcome_pb2.OutcomeBatch.FromString(fields[PAYLOAD]).sample_index)
+                    done, sub = entry_id.decode().split("-")
+                    shard.position = Position(int(done), int(sub), sequence + 1)
+                start = f"({entries[-1][0].decode()}"
+        shard.tally = decode_tally(meta)
+        if int(meta.get(b"sequence", 0)) != shard.position.sequence:
+            raise OutcomesLost(f"the outcome log of attack job {self.job.attack_job_id} does not match its length")
+        self._in_flight = shard.position.sequence > 0
+        return shard
+
+
+def _too_many_attempts(limit: int) -> TooManyAttempts:
+    return TooManyAttempts(
+        f"{limit} workers in a row were lost while running this job, and no sample was finished; look at the workers' "
+        "logs (most often it is memory: a smaller batch_size or image_size helps)"
+    )

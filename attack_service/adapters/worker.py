@@ -1,0 +1,286 @@
+"""The worker: takes shards from the queue and runs them, one at a time, in a process of their own.
+
+The parent talks to the queue and never loads torch (CUDA does not survive a fork); its only child does the work, dies
+with it, and is replaced when it dies alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import mmap
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import redis
+from celery import Celery, bootsteps, signals
+from celery.exceptions import Reject
+from celery.platforms import SecurityWarning
+
+from attack_service.adapters.connecting import check_server, connect
+from attack_service.adapters.job_store import WORKERS, worker_key
+from attack_service.adapters.ledger import LEASE_SECONDS, RedisLedger, Refusal, WorkerStopping, owner_name
+from attack_service.adapters.queueing import QUEUE, TASK, UNACKED_INDEX, build_app
+from attack_service.errors import AttackServiceError, AttemptFenced, StoreUnavailable
+from attack_service.jobs import AttackJob, Ledger, State
+from attack_service.settings import WorkSettings
+
+HEARTBEAT_SECONDS = 3.0
+_HEARTBEAT_EXPIRY_SECONDS = 12
+_STOPPING, _BUSY = 0, 1
+
+_log = logging.getLogger(__name__)
+
+
+class RunAttack(Protocol):
+    """The science: `attack_service.running.run_attack`."""
+
+    def __call__(self, job: AttackJob, ledger: Ledger, *, store_root: Path, data_root: Path, device: str) -> State: ...
+
+
+def run_attack_lazily(job: AttackJob, ledger: Ledger, *, store_root: Path, data_root: Path, device: str) -> State:
+    """Load torch in the process that needs it, when it needs it."""
+    from attack_service.running import run_attack
+
+    return run_attack(job, ledger, store_root=store_root, data_root=data_root, device=device)
+
+
+class SignsOfLife(threading.Thread):
+    """Renews, while a shard runs, its lease and its invisibility in the queue.
+
+    The queue hands a task on when it hears nothing for `visibility_seconds`, though it may run for hours.
+    """
+
+    def __init__(self, settings: WorkSettings, ledger: RedisLedger, delivery_tag: str) -> None:
+        super().__init__(name="signs-of-life", daemon=True)
+        self._settings = settings
+        self._ledger = ledger
+        self._delivery_tag = delivery_tag
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        period = min(self._settings.visibility_seconds, LEASE_SECONDS) / 3
+        with closing(connect(self._settings.redis_url, period)) as client:
+            while True:
+                try:
+                    # Only if it is there: a task that was acknowledged must not come back.
+                    client.zadd(UNACKED_INDEX, {self._delivery_tag: time.time()}, xx=True)
+                    self._ledger.renew(client)
+                except redis.RedisError as error:
+                    _log.warning("no sign of life could be given: %s", error)
+                if self._ended.wait(period):
+                    return
+
+    def __enter__(self) -> SignsOfLife:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self.join(timeout=2)
+
+
+class Worker:
+    """What the parent and the child of one worker share."""
+
+    def __init__(self, settings: WorkSettings, environ: Mapping[str, str], run: RunAttack) -> None:
+        self.settings = settings
+        self._store_root = settings.store_root(environ)
+        self._data_root = settings.resolved_data_root(environ)
+        self._run = run
+        # One page of memory that both see. A signal handler may write to it at any moment.
+        self._flags = mmap.mmap(-1, 2)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the worker was told to stop; the child's shard then goes back to the queue."""
+        return self._flags[_STOPPING] == 1
+
+    def reset_child(self) -> None:
+        """A new child is at no shard, whatever its predecessor died of."""
+        self._flags[_BUSY] = 0
+
+    def run_shard(self, job_id: str, shard_index: int, delivery_tag: str) -> bool:
+        """Run a shard to its end. False if it must go back to the queue."""
+        self._flags[_BUSY] = 1
+        try:
+            with closing(connect(self.settings.redis_url, self.settings.redis_patience_seconds)) as client:
+                ledger = self._begin(client, job_id, shard_index)
+                if ledger is Refusal.ENDED or ledger is Refusal.HELD:
+                    _log.info("job %s: left alone, %s", job_id, ledger.value)
+                    return True
+                with SignsOfLife(self.settings, ledger, delivery_tag):
+                    self._attempt(ledger)
+            return True
+        except WorkerStopping:
+            return False
+        except AttemptFenced as error:
+            _log.warning("job %s: %s", job_id, error)
+            return True
+        except StoreUnavailable as error:
+            _log.error("job %s: %s", job_id, error)
+            return False
+        finally:
+            self._flags[_BUSY] = 0
+
+    def stop(self) -> None:
+        """Tell the child to put its shard back, and give it a while for that. For a signal handler."""
+        self._flags[_STOPPING] = 1
+        deadline = time.monotonic() + self.settings.shutdown_seconds
+        while self._flags[_BUSY] and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def _begin(self, client: redis.Redis, job_id: str, shard_index: int) -> RedisLedger | Refusal:
+        # Whoever holds the shard may have died a moment ago: then its lease runs out while we wait.
+        deadline = time.monotonic() + LEASE_SECONDS + 2
+        while True:
+            begun = RedisLedger.begin(
+                client,
+                job_id,
+                attempt_limit=self.settings.attempt_limit,
+                shard_index=shard_index,
+                stopping=lambda: self.stopping,
+            )
+            if begun is not Refusal.HELD or time.monotonic() > deadline:
+                return begun
+            if self.stopping:
+                raise WorkerStopping
+            time.sleep(0.25)
+
+    def _attempt(self, ledger: RedisLedger) -> None:
+        job_id = ledger.job.attack_job_id
+        _log.info("job %s: attempt %d", job_id, ledger.attempt)
+        try:
+            state = self._run(
+                ledger.job,
+                ledger,
+                store_root=self._store_root,
+                data_root=self._data_root,
+                device=self.settings.device,
+            )
+            message = ""
+        except WorkerStopping:
+            ledger.release()
+            _log.info("job %s: put back", job_id)
+            raise
+        except (AttemptFenced, StoreUnavailable):
+            raise
+        except AttackServiceError as error:
+            _log.warning("job %s: %s", job_id, error)
+            state, message = State.FAILED, str(error)
+        except Exception as error:
+            _log.exception("job %s: defect", job_id)
+            state = State.FAILED
+            message = f"internal error ({type(error).__name__}); the log of the worker {owner_name()} has the details"
+        ledger.finish(state, message)
+        _log.info("job %s: %s", job_id, state.name)
+
+
+def build_worker_app(worker: Worker) -> Celery:
+    """The Celery application of a worker, with its one task and its signs of life."""
+    app = build_app(worker.settings.redis_url, worker.settings.visibility_seconds)
+
+    @app.task(name=TASK, bind=True)  # type: ignore[untyped-decorator]
+    def run_shard(task: Any, job_id: str, shard_index: int) -> None:
+        if not worker.run_shard(job_id, shard_index, task.request.properties["delivery_tag"]):
+            raise Reject("the worker is stopping", requeue=True)
+
+    class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]
+        """Tells the server, from the loop that takes tasks, that this worker lives."""
+
+        requires = ("celery.worker.consumer.tasks:Tasks",)
+
+        def __init__(self, consumer: Any, **options: Any) -> None:
+            super().__init__(consumer, **options)
+            self._timer: Any = None
+            # Without patience: the loop must not wait for a Redis that is away, the next beat comes soon.
+            self._client = redis.Redis.from_url(worker.settings.redis_url, socket_timeout=1, socket_connect_timeout=1)
+
+        def start(self, consumer: Any) -> None:
+            self._beat()
+            self._timer = consumer.timer.call_repeatedly(HEARTBEAT_SECONDS, self._beat)
+
+        def stop(self, consumer: Any) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+            try:
+                self._client.delete(worker_key(owner_name()))
+                self._client.srem(WORKERS, owner_name())
+            except redis.RedisError as error:
+                _log.warning("the last heartbeat will expire by itself: %s", error)
+
+        def _beat(self) -> None:
+            host, _, pid = owner_name().rpartition(":")
+            about = json.dumps({"hostname": host, "pid": int(pid), "device": worker.settings.device})
+            try:
+                with self._client.pipeline(transaction=True) as pipe:
+                    pipe.set(worker_key(owner_name()), about, ex=_HEARTBEAT_EXPIRY_SECONDS)
+                    pipe.sadd(WORKERS, owner_name())
+                    pipe.execute()
+            except redis.RedisError as error:
+                _log.warning("no heartbeat could be given: %s", error)
+
+    app.steps["consumer"].add(Heartbeat)
+    return app
+
+
+def work(
+    settings: WorkSettings,
+    environ: Mapping[str, str],
+    on_ready: Callable[[], None],
+    run: RunAttack = run_attack_lazily,
+) -> None:
+    """Take shards and run them until SIGTERM or SIGINT. Raises `StoreUnavailable` if there is no Redis at the start."""
+    check_server(settings.redis_url)
+    worker = Worker(settings, environ, run)
+    app = build_worker_app(worker)
+
+    def ready(**_: Any) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            _stop_first(worker, number)
+        on_ready()
+
+    def child_begins(**_: Any) -> None:
+        worker.reset_child()
+
+    # Celery speaks on this one when it stops; standard output has the one line `ready`.
+    sys.__stdout__ = sys.stderr  # type: ignore[misc]
+    for name in ("celery", "kombu"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Celery warns of root because of pickled tasks; ours are JSON, and whoever runs the container chooses its user.
+    warnings.simplefilter("ignore", SecurityWarning)
+    signals.worker_ready.connect(ready, weak=False)
+    signals.worker_process_init.connect(child_begins, weak=False)
+    celery_worker = app.Worker(
+        pool="prefork",
+        concurrency=1,
+        queues=[QUEUE],
+        hostname=f"afr@{owner_name()}",
+        loglevel="INFO",
+        quiet=True,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
+    celery_worker.start()
+    if celery_worker.exitcode and not worker.stopping:
+        sys.exit(celery_worker.exitcode)
+
+
+def _stop_first(worker: Worker, number: signal.Signals) -> None:
+    """Before Celery shuts down, let the child put its shard back. Both signals then stop it at once."""
+    shut_down: Any = signal.getsignal(signal.SIGTERM)
+
+    def handle(received: int, frame: FrameType | None) -> None:
+        worker.stop()
+        shut_down(received, frame)
+
+    signal.signal(number, handle)
