@@ -1,0 +1,146 @@
+"""`afrctl models`, `attacks`, `defences`, `datasets`: what the attack server knows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.options import attack_address
+from cli.tables import table
+
+if TYPE_CHECKING:
+    from afr.attack.v1.attack_service_pb2 import ParameterSchema
+
+
+def _ask(address: str, method: str, request: str) -> Any:
+    """Call one of the listing methods of the attack server, an own one if there is none."""
+    from afr.attack.v1 import attack_service_pb2
+
+    from cli.connecting import attack_server
+    from cli.locating import catalogue_server
+
+    with catalogue_server(address) as found, attack_server(found) as server:
+        return server.call(getattr(server.stub, method), getattr(attack_service_pb2, request)())
+
+
+def _print_json(answer: Any) -> None:
+    from google.protobuf.json_format import MessageToJson
+
+    click.echo(MessageToJson(answer, always_print_fields_with_no_presence=True, ensure_ascii=False))
+
+
+def _output_format(command: Callable[..., Any]) -> Callable[..., Any]:
+    choice = click.Choice(["table", "json"])
+    return click.option("--format", "output_format", type=choice, default="table", show_default=True,
+                        help="How to print the list: for people, or as the proto's JSON.")(command)  # fmt: skip
+
+
+@click.command()
+@_output_format
+@attack_address
+def models(attack_address: str, output_format: str) -> None:
+    """List the models that can be attacked.
+
+    Asks the given attack server, that of `afrctl up`, or one started for the question.
+
+    \b
+    Example:
+      afrctl models
+    """
+    answer = _ask(attack_address, "ListModels", "ListModelsRequest")
+    if output_format == "json":
+        _print_json(answer)
+        return
+    rows = [(model.name, str(model.depth), model.description) for model in answer.models]
+    click.echo(table(("model", "layers", ""), rows, right=(1,)))
+
+
+@click.command()
+@_output_format
+@attack_address
+def attacks(attack_address: str, output_format: str) -> None:
+    """List the attacks with their parameters.
+
+    Asks the given attack server, that of `afrctl up`, or one started for the question.
+
+    \b
+    Example:
+      afrctl attacks
+    """
+    answer = _ask(attack_address, "ListAttacks", "ListAttacksRequest")
+    if output_format == "json":
+        _print_json(answer)
+        return
+    for attack in answer.attacks:
+        click.echo(f"{attack.name}  {attack.description}")
+        click.echo(f"    norms {', '.join(attack.norms)}; engines {', '.join(attack.engines)}")
+        _echo_parameters(attack.parameters)
+
+
+@click.command()
+@_output_format
+@attack_address
+def defences(attack_address: str, output_format: str) -> None:
+    """List the defences with their parameters.
+
+    Asks the given attack server, that of `afrctl up`, or one started for the question.
+
+    \b
+    Example:
+      afrctl defences
+    """
+    answer = _ask(attack_address, "ListDefences", "ListDefencesRequest")
+    if output_format == "json":
+        _print_json(answer)
+        return
+    for defence in answer.defences:
+        click.echo(f"{defence.name}  {defence.description}")
+        _echo_parameters(defence.parameters)
+
+
+@click.command()
+@_output_format
+@attack_address
+def datasets(attack_address: str, output_format: str) -> None:
+    """List the datasets.
+
+    Asks the given attack server, that of `afrctl up`, or one started for the question.
+
+    \b
+    Example:
+      afrctl datasets
+    """
+    answer = _ask(attack_address, "ListDatasets", "ListDatasetsRequest")
+    if output_format == "json":
+        _print_json(answer)
+        return
+
+    def known(value: int) -> str:
+        return f"{value:,}".replace(",", " ") if value else "–"
+
+    rows = [
+        (
+            dataset.name, known(dataset.class_count), known(dataset.training_sample_count),
+            known(dataset.test_sample_count), known(dataset.channel_count), known(dataset.default_epoch_count),
+            dataset.description,
+        )
+        for dataset in answer.datasets
+    ]  # fmt: skip
+    header = ("dataset", "classes", "training", "test", "channels", "epochs", "")
+    click.echo(table(header, rows, right=(1, 2, 3, 4, 5)))
+
+
+def _echo_parameters(parameters: Any) -> None:
+    for schema in parameters:
+        click.echo(f"    {schema.name}: {schema.description} ({_range(schema)})")
+
+
+def _range(schema: ParameterSchema) -> str:
+    kind = "whole number" if schema.integer else "number"
+    lower = f"{'above' if schema.minimum_exclusive else 'from'} {schema.minimum:g}"
+    upper = "" if math.isinf(schema.maximum) else f" to {schema.maximum:g}"
+    default = "default derived" if schema.default_derived else f"default {schema.default_value:g}"
+    return f"{kind} {lower}{upper}; {default}"

@@ -1,0 +1,145 @@
+"""Calls to the services: where they are, and what a failed call means to the person at the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from cli.errors import Misuse, Problem
+from cli.interrupts import interrupts
+
+if TYPE_CHECKING:
+    import grpc
+    from afr.attack.v1.attack_service_pb2_grpc import AttackServiceStub
+    from afr.survival.v1.survival_service_pb2_grpc import SurvivalServiceStub
+
+CALL_SECONDS = 30.0
+CONNECT_SECONDS = 10.0
+
+_OPTION_OF_FIELD = {
+    "model": "--model",
+    "dataset": "--dataset",
+    "attack": "--attack",
+    "engine": "--engine",
+    "sample_count": "--samples",
+    "epoch_count": "--epochs",
+    "seed": "--seed",
+    "norm": "--norm",
+    "epsilon": "--epsilon",
+    "step_size": "--step-size",
+    "max_iterations": "--max-iterations",
+    "confidence_level": "--confidence-level",
+}
+
+
+class Server:
+    """One server: its address, its channel, and its name in sentences. Made cheaply, connects at the first call."""
+
+    def __init__(self, name: str, address: str) -> None:
+        from afr.rpc.channel import open_channel
+        from afr.rpc.errors import InvalidAddress
+
+        self.name, self.address = name, address
+        try:
+            self.channel: grpc.Channel = open_channel(address)
+        except InvalidAddress as error:
+            raise Misuse(f"{name}: {error}") from error
+
+    def close(self) -> None:
+        # Closing waits for calls under way, whose threads may be the ones that want to be told of an interrupt.
+        with interrupts.shielded():
+            self.channel.close()
+
+    def connect(self, seconds: float = CONNECT_SECONDS) -> None:
+        """Wait until the server answers; raise `Problem` if it does not."""
+        import grpc
+
+        ready = grpc.channel_ready_future(self.channel)
+        deadline = time.monotonic() + seconds
+        try:
+            # In short waits: a future that is waited for does not see signals.
+            while True:
+                with contextlib.suppress(grpc.FutureTimeoutError):
+                    ready.result(timeout=0.1)
+                    return
+                if time.monotonic() > deadline:
+                    raise Problem(
+                        f"the {self.name} at {self.address} does not answer; check that it runs and is reachable"
+                    )
+        finally:
+            ready.cancel()
+
+    def call(self, method: Callable[..., Any], request: Any, *, seconds: float = CALL_SECONDS) -> Any:
+        """Make one unary call; raise `Problem` if it fails."""
+        import grpc
+
+        try:
+            return method(request, timeout=seconds)
+        except grpc.RpcError as error:
+            raise self.problem(error) from error
+
+    def problem(self, error: grpc.RpcError) -> Problem:
+        """What a failed call means, in a sentence with the next step."""
+        import grpc
+        from afr.rpc.errors import failure_of
+
+        failure = failure_of(error)
+        said = failure.message.strip() or failure.code.name
+        if failure.reason:
+            # Our own servers' sentences say what to do; only they know reasons.
+            option = _OPTION_OF_FIELD.get(failure.field.rpartition(".")[2], "")
+            return Problem(f"{said} ({option})" if option and option not in said else said)
+        where = f"the {self.name} at {self.address}"
+        return Problem(
+            {
+                grpc.StatusCode.UNAVAILABLE: f"{where} cannot be reached; check that it runs ({said})",
+                grpc.StatusCode.DEADLINE_EXCEEDED: f"{where} did not answer in time; try again, or look at its log",
+                grpc.StatusCode.UNIMPLEMENTED: f"{where} does not know this call; check that the address is that of "
+                f"the {self.name}, and that it is not older than afrctl",
+                grpc.StatusCode.CANCELLED: f"{where} ended the call; try again",
+            }.get(failure.code, f"{where}: {said}")
+        )
+
+
+class AttackServer(Server):
+    """The attack server with its stub."""
+
+    def __init__(self, address: str) -> None:
+        from afr.attack.v1.attack_service_pb2_grpc import AttackServiceStub
+
+        super().__init__("attack server", address)
+        self.stub: AttackServiceStub = AttackServiceStub(self.channel)
+
+
+class SurvivalServer(Server):
+    """The survival server with its stub."""
+
+    def __init__(self, address: str) -> None:
+        from afr.survival.v1.survival_service_pb2_grpc import SurvivalServiceStub
+
+        super().__init__("survival server", address)
+        self.stub: SurvivalServiceStub = SurvivalServiceStub(self.channel)
+
+
+@contextlib.contextmanager
+def attack_server(address: str) -> Iterator[AttackServer]:
+    """A connected attack server."""
+    server = AttackServer(address)
+    try:
+        server.connect()
+        yield server
+    finally:
+        server.close()
+
+
+@contextlib.contextmanager
+def survival_server(address: str) -> Iterator[SurvivalServer]:
+    """A connected survival server."""
+    server = SurvivalServer(address)
+    try:
+        server.connect()
+        yield server
+    finally:
+        server.close()

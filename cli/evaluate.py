@@ -1,0 +1,391 @@
+"""`afrctl evaluate`: train or load, attack, fit, report."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.errors import Interrupted, Misuse, Problem
+from cli.interrupts import interrupts
+from cli.options import DATA_FOLDER, attack_address, positive, report_options, survival_address, whole
+from cli.options import seed as seed_type
+
+if TYPE_CHECKING:
+    from afr.attack.v1.attack_service_pb2 import AttackJob, AttackSpec
+    from afr.survival.v1.survival_service_pb2 import Report, ReportOptions
+
+    from cli.connecting import AttackServer
+    from cli.following import Event, Feed
+    from cli.locating import Services
+    from cli.progress import Display
+
+_START_SECONDS = 120.0
+_CANCEL_SECONDS = 5.0
+_SUCCEEDED, _FAILED, _CANCELED = 3, 4, 5
+
+
+@click.command()
+@click.option(
+    "--model", required=True, metavar="NAME", help="The model, for example resnet50; `afrctl models` lists them."
+)
+@click.option(
+    "--dataset",
+    default="",
+    metavar="NAME",
+    help="The dataset, or imagefolder:PATH; `afrctl datasets` lists them.  [default: digits]",
+)
+@click.option(
+    "--data-root",
+    type=DATA_FOLDER,
+    metavar="DIR",
+    help="Where datasets are read from and downloaded to.",
+)
+@click.option(
+    "--attack", required=True, metavar="NAME", help="The attack, for example pgd; `afrctl attacks` lists them."
+)
+@click.option("--engine", default="", metavar="native|art", help="What runs the attack.  [default: native]")
+@click.option("--epsilon", type=positive, metavar="NUMBER", help="How far a perturbation may go, inputs in [0, 1].")
+@click.option(
+    "--norm", type=click.Choice(["inf", "2", "1"]), default=None, help="What measures the perturbation.  [default: inf]"
+)
+@click.option("--step-size", type=positive, metavar="NUMBER", help="How far one step goes.")
+@click.option("--max-iterations", type=whole, metavar="COUNT", help="The most steps of an attack.")
+@click.option("--samples", type=whole, metavar="COUNT", help="How many test samples to attack.")
+@click.option(
+    "--epochs",
+    type=whole,
+    metavar="COUNT",
+    help="How many epochs to train a model that is not in the store.",
+)
+@click.option(
+    "--seed",
+    type=seed_type,
+    default="0",
+    show_default=True,
+    metavar="NUMBER",
+    help="The seed of training and attack.",
+)
+@report_options
+@survival_address
+@attack_address
+@click.option("--redis-url", envvar="AFRCTL_REDIS_URL", default="", hidden=True)
+def evaluate(
+    model: str, dataset: str, data_root: Path | None, attack: str, engine: str, epsilon: float | None, norm: str | None,
+    step_size: float | None, max_iterations: int | None, samples: int | None, epochs: int | None, seed: int,
+    clock: str, price_usd_per_hour: float | None, output: Path, output_format: str, quiet: bool,
+    attack_address: str, survival_address: str, redis_url: str,
+) -> None:  # fmt: skip
+    """Attack a model and report how long it survives.
+
+    Attacks it sample by sample, and says how long samples survive and what that robustness cost.
+
+    Trains the model, or takes it from the store if it was trained before. Writes report.json, report.html and
+    outcomes.csv (one row a sample) into the output folder and replaces files of these names there.
+
+    Without addresses it uses the stack of `afrctl up`, or else starts its own on this machine and stops it at the end.
+
+    \b
+    Example:
+      afrctl evaluate --model resnet50 --attack pgd
+      afrctl evaluate --model resnet18 --attack pgd --epsilon 0.1 --samples 500 --price-usd-per-hour 2.5
+      afrctl evaluate --model resnet18 --attack fgm --attack-address gpu:50051 --survival-address gpu:50052
+    """
+    if epsilon is not None and epsilon > 1 and norm in (None, "inf"):
+        raise Misuse(f"--epsilon {epsilon:g} is above 1: inputs lie in [0, 1]; give at most 1 with --norm inf")
+    from afr.attack.v1.attack_service_pb2 import AttackSpec
+
+    parameters = {"epsilon": epsilon, "step_size": step_size, "max_iterations": max_iterations}
+    spec = AttackSpec(
+        model=model,
+        dataset=_resolved(dataset),
+        attack=attack,
+        attack_parameters={name: float(value) for name, value in parameters.items() if value is not None},
+        engine=engine,
+        sample_count=samples or 0,
+        epoch_count=epochs or 0,
+        seed=seed,
+        norm=norm or "",
+    )
+
+    from cli.files import output_folder
+    from cli.locating import services
+    from cli.progress import choose_display
+
+    display = choose_display(quiet=quiet)
+    try:
+        with (
+            output_folder(output) as folder,
+            services(attack_address, survival_address, announce=display.note, data_root=data_root,
+                     redis_url=redis_url) as located,
+        ):  # fmt: skip
+            evaluation = Evaluation(located, display, folder)
+            report = evaluation.run(spec, make_options(clock, price_usd_per_hour))
+            display.close()
+            _publish(evaluation, report, folder, output_format, quiet)
+            state = evaluation.final_state
+    finally:
+        display.close()
+    if state == _CANCELED:
+        raise Problem("the job was canceled by someone else, so the report covers only the samples attacked until then")
+
+
+def make_options(clock: str, price_usd_per_hour: float | None) -> ReportOptions:
+    """What a report is made with. One price stands for both sides, as on one machine."""
+    from afr.survival.v1.survival_service_pb2 import Clock, ReportOptions
+
+    return ReportOptions(
+        clock=Clock.Value(f"CLOCK_{clock.upper()}"),
+        defender_price_usd_per_hour=price_usd_per_hour,
+        attacker_price_usd_per_hour=price_usd_per_hour,
+    )
+
+
+class Evaluation:
+    """One evaluation: creates the job, follows its outcomes and its report, shows where they stand."""
+
+    def __init__(self, located: Services, display: Display, folder: Path) -> None:
+        from cli.outcomes import ReceivedOutcomes
+        from cli.progress import View
+
+        self.outcomes = ReceivedOutcomes()
+        self.final_state = 0
+        self._located, self._display, self._folder = located, display, folder
+        self._view = View()
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._feeds: list[Feed] = []
+        self._report: Report | None = None
+        self._said: set[str] = set()
+
+    def run(self, spec: AttackSpec, options: ReportOptions) -> Report:
+        """Run to the report. On an interrupt, cancels the job and keeps the outcomes that have arrived."""
+        from cli.connecting import attack_server
+
+        with attack_server(self._located.attack_address) as attack:
+            job = self._create(attack, spec)
+            try:
+                return self._follow(attack, job, options)
+            except Interrupted:
+                self._abandon(job.attack_job_id)
+                raise
+            except Problem as problem:
+                kept = self._keep_outcomes()
+                raise Problem(f"{problem}{f' ({kept})' if kept else ''}") from problem
+            finally:
+                for feed in self._feeds:
+                    feed.stop()
+
+    def _create(self, attack: AttackServer, spec: AttackSpec) -> AttackJob:
+        from afr.attack.v1.attack_service_pb2 import CreateAttackJobRequest
+
+        request = CreateAttackJobRequest(spec=spec, request_id=str(uuid.uuid4()))
+        job: AttackJob = attack.call(attack.stub.CreateAttackJob, request).attack_job
+        chosen = job.spec
+        settings = ", ".join(f"{name} {value:g}" for name, value in sorted(chosen.attack_parameters.items()))
+        self._display.note(
+            f"job {job.attack_job_id}: {chosen.attack} ({chosen.engine}, norm {chosen.norm}, {settings}) against "
+            f"{chosen.model} on {chosen.sample_count} samples of {chosen.dataset}"
+        )
+        return job
+
+    def _follow(self, attack: AttackServer, job: AttackJob, options: ReportOptions) -> Report:
+        from afr.survival.v1.survival_service_pb2 import CreateReportRequest
+
+        from cli.connecting import SurvivalServer
+        from cli.following import OutcomeFeed, ReportFeed
+
+        self._view.job = job
+        self._begin(OutcomeFeed(attack, job.attack_job_id, self._events))
+        survival: SurvivalServer | None = None
+        request = CreateReportRequest(attack_job_ids=[job.attack_job_id], options=options)
+        stack = self._located.stack
+        while self._report is None or not self.final_state:
+            if stack is not None:
+                stack.check()
+            if survival is None and (address := self._survival_address()):
+                survival = SurvivalServer(address)
+                self._begin(ReportFeed(survival, request, self._events))
+            self._take_events(0.1)
+            self._view.waiting_for = self._pending()
+            self._display.update(self._view)
+        return self._report
+
+    def _begin(self, feed: Feed) -> None:
+        self._feeds.append(feed)
+        feed.start()
+
+    def _survival_address(self) -> str:
+        """The survival server's address, empty as long as an own one is still starting."""
+        if self._located.survival_address or self._located.stack is None:
+            return self._located.survival_address
+        for child in self._located.stack.children:
+            if child.name == "survival server":
+                return child.ready() or ""
+        return ""
+
+    def _pending(self) -> str:
+        """What of an own stack is not ready yet, in words for a person who waits."""
+        stack = self._located.stack
+        starting = (
+            [child.name for child in stack.children if child.name == "worker" and child.ready() is None]
+            if stack
+            else []
+        )
+        return "the worker to start" if starting else ""
+
+    def _take_events(self, seconds: float) -> None:
+        """Take in what has arrived, waiting a moment for the first of it."""
+        with contextlib.suppress(queue.Empty):
+            self._take(self._events.get(timeout=seconds))
+            while True:
+                self._take(self._events.get_nowait())
+
+    def _take(self, event: Event) -> None:
+        from cli.following import (
+            BatchArrived,
+            JobChanged,
+            JobEnded,
+            ReportArrived,
+            ReportProgressed,
+            StreamBroken,
+            StreamResumed,
+        )
+
+        match event:
+            case JobChanged(job):
+                self._show_job(job)
+            case BatchArrived(batch):
+                self.outcomes.add(batch)
+                self._view.seconds_per_sample = self.outcomes.charged_seconds / max(1, len(self.outcomes))
+            case JobEnded(end):
+                self._show_job(end.attack_job)
+                if end.attack_job.state == _FAILED:
+                    raise Problem(end.attack_job.failure_message or "the job failed; the worker's log says why")
+                self.outcomes.verify(end)
+                self.final_state = end.attack_job.state
+            case ReportProgressed(progress):
+                self._view.report_progress = progress
+            case ReportArrived(report):
+                self._report = report
+            case StreamResumed(sentence):
+                self._display.note(sentence)
+            case StreamBroken(source, error):
+                if source == "report" and isinstance(error, Problem):
+                    # If the job has failed, its own message says more; it is on its way.
+                    self._await_end(3.0)
+                raise error
+
+    def _await_end(self, seconds: float) -> None:
+        import time
+
+        deadline = time.monotonic() + seconds
+        while not self.final_state and time.monotonic() < deadline and not interrupts.impatient:
+            self._take_events(0.1)
+
+    def _show_job(self, job: AttackJob) -> None:
+        before, self._view.job = self._view.job, job
+        if job.HasField("model_record") and not (before and before.HasField("model_record")):
+            self._display.note(describe_model(job))
+        for warning in job.warnings:
+            # That there is no worker is no news while our own is starting; its death is noticed otherwise.
+            if warning not in self._said and not (self._located.own and "worker" in warning):
+                self._said.add(warning)
+                self._display.note(f"note: {warning}")
+
+    def _abandon(self, job_id: str) -> None:
+        """Cancel the job, wait a moment for its last outcomes, keep what has arrived."""
+        with interrupts.shielded():
+            self._display.note("stopping: canceling the job")
+            canceled = _cancel(self._located.attack_address, job_id)
+            with contextlib.suppress(Exception):
+                if canceled:
+                    self._await_end(3.0)
+            kept = self._keep_outcomes()
+            if not self._located.own:
+                more = (
+                    f"; `afrctl report {job_id}` reports on the samples attacked so far" if len(self.outcomes) else ""
+                )
+                kept = "; ".join(
+                    part
+                    for part in (
+                        (
+                            f"job {job_id} is canceled{more}"
+                            if canceled
+                            else f"the server did not confirm the cancel of job {job_id}"
+                        ),
+                        kept,
+                    )
+                    if part
+                )
+            self._display.close()
+            click.echo(f"interrupted{f': {kept}' if kept else ''}", err=True)
+
+    def _keep_outcomes(self) -> str:
+        """Write the outcomes that have arrived; say where, or nothing if there are none or they cannot be written."""
+        from cli.publishing import OUTCOMES_CSV
+
+        if not len(self.outcomes):
+            return ""
+        path = self._folder / OUTCOMES_CSV
+        try:
+            self.outcomes.write(path)
+        except OSError:
+            return ""
+        return f"the outcomes of {len(self.outcomes)} samples are in {path}"
+
+
+def describe_model(job: AttackJob) -> str:
+    """The attacked model in a sentence: how it came about and how good it is."""
+    from cli.quantities import count, duration, share
+
+    record = job.model_record
+    seconds = record.training_duration.ToTimedelta().total_seconds()
+    trained = f"{record.epoch_count} epochs in {duration(seconds)} on {record.training_device_name}"
+    how = f"taken from the store, trained before: {trained}" if record.from_store else f"trained {trained}"
+    correct = f"{share(record.clean_accuracy)} of {count(record.test_sample_count)} test samples correct"
+    return f"{job.spec.model} {how}; {correct}"
+
+
+def _publish(evaluation: Evaluation, report: Report, folder: Path, output_format: str, quiet: bool) -> None:
+    from cli.publishing import OUTCOMES_CSV, publish
+
+    evaluation.outcomes.write(folder / OUTCOMES_CSV)
+    publish(report, folder, output_format=output_format)
+    if not quiet:
+        click.echo(f"\nreport.html, report.json and outcomes.csv are in {folder}", err=True)
+
+
+def _resolved(dataset: str) -> str:
+    """The dataset with the path of a folder made absolute: workers have their own working directory."""
+    kind, separator, path = dataset.partition(":")
+    return f"{kind}:{Path(path).expanduser().absolute()}" if separator and path else dataset
+
+
+def _cancel(attack_address: str, job_id: str) -> bool:
+    """Cancel a job within a few seconds; say whether the server has confirmed it.
+
+    On a channel and a thread of its own: the interrupt may have come in the middle of a call on the other one.
+    """
+    confirmed = threading.Event()
+
+    def cancel() -> None:
+        from afr.attack.v1.attack_service_pb2 import CancelAttackJobRequest
+
+        from cli.connecting import AttackServer
+
+        with contextlib.suppress(Exception):
+            server = AttackServer(attack_address)
+            server.call(
+                server.stub.CancelAttackJob, CancelAttackJobRequest(attack_job_id=job_id), seconds=_CANCEL_SECONDS
+            )
+            confirmed.set()
+
+    thread = threading.Thread(target=cancel, daemon=True)
+    thread.start()
+    thread.join(_CANCEL_SECONDS)
+    return confirmed.is_set()

@@ -1,0 +1,202 @@
+"""The report as a page: conclusion, key figures, drawings, tables, limits."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Iterator
+from string import Template
+from typing import TYPE_CHECKING
+
+from cli.html.charts import cost_figure, histogram_figure, rate_figure, survival_figure
+from cli.html.markup import Markup, data_table, element, join, text
+from cli.quantities import NOTHING, clock_word, count, distribution_word, interval, on_clock, share_interval
+from cli.reading import (
+    FIT_COLUMNS,
+    accuracy_shares,
+    best_fit,
+    clock_headers,
+    cost_lines,
+    devices,
+    fit_row,
+    headline,
+    job_setting,
+    key_figures,
+    meaning,
+    statuses,
+    subject,
+)
+
+if TYPE_CHECKING:
+    from afr.survival.v1.survival_service_pb2 import ClockReport, Report
+
+
+def report_page(report: Report) -> str:
+    """The whole page. It loads nothing: its policy forbids it, and its styles are in it."""
+    files = importlib.resources.files(__package__)
+    return Template((files / "page.html").read_text(encoding="utf-8")).substitute(
+        title=text(f"{headline(report)}: {subject(report)}"),
+        style=(files / "style.css").read_text(encoding="utf-8"),
+        header=_header(report),
+        main=join(_sections(report)),
+        footer=_footer(report),
+    )
+
+
+def _header(report: Report) -> Markup:
+    settings = "; ".join(dict.fromkeys(job_setting(job) for job in report.jobs))
+    return join([element("h1", _title(report)), element("p", settings, class_="setting")])
+
+
+def _title(report: Report) -> str:
+    return f"How long does {subject(report)} survive?" if len(report.jobs) == 1 else f"Survival over {subject(report)}"
+
+
+def _sections(report: Report) -> Iterator[Markup]:
+    yield _verdict(report)
+    yield _tiles(report)
+    yield _samples(report)
+    yield _price(report)
+    for clock in report.clock_reports:
+        yield _clock(clock)
+    yield _key_figures(report)
+    yield _costs(report)
+    yield _jobs(report)
+    if report.limitations:
+        sentences = element("ul", *(element("li", sentence) for sentence in report.limitations), class_="plain")
+        yield element("section", element("h2", "What limits these numbers"), sentences)
+
+
+def _verdict(report: Report) -> Markup:
+    word = headline(report)
+    partial = "Partial: samples were still in flight or missing when this report was made."
+    return element(
+        "section",
+        element("p", word, class_="word"),
+        element("p", report.summary, class_="summary"),
+        element("p", meaning(report)),
+        *([element("p", element("strong", partial))] if report.partial else []),
+        class_=f"verdict {word.replace(' ', '-')}",
+        aria_label="Conclusion",
+    )
+
+
+def _tiles(report: Report) -> Markup:
+    tiles = [("Failed, of those at risk", *_parted(share_interval(report.failure_share)))]
+    if report.clock_reports:
+        clock = report.clock_reports[0]
+        fit, word = best_fit(clock), clock_word(clock.clock)
+        unit = "" if word == "seconds" else f" {word}"
+        for name, field in (("Median time to failure", "median"), ("Expected time to failure", "expected")):
+            value, rest = _parted(NOTHING if fit is None else on_clock(getattr(fit, field), clock.clock))
+            by = f"{distribution_word(fit.distribution)} fit" if fit is not None else "no fit carries a number"
+            tiles.append((name, f"{value}{unit}" if fit is not None else value, f"{rest} {by}".strip()))
+        value, rest = _parted(interval(clock.cost_normalized_failure_rate))
+        tiles.append(("Cost-normalised failure rate", value, f"{rest} on the {word} clock".strip()))
+    shown = (
+        element("div", element("b", name), element("span", value), element("small", rest), class_="tile")
+        for name, value, rest in tiles
+    )
+    return element("div", *shown, class_="tiles")
+
+
+def _parted(value: str) -> tuple[str, str]:
+    """An estimate's value with its unit, and its interval."""
+    before, bracket, after = value.partition(" [")
+    ends, _, unit = after.partition("]")
+    return (f"{before}{unit}", f"[{ends}]") if bracket else (value, "")
+
+
+def _samples(report: Report) -> Markup:
+    samples = accuracy_shares(report)
+    parts = [
+        element("i", class_=name.split()[0], style=f"width:{100 * amount / max(1, report.sample_count):.2f}%")
+        for name, amount, _ in samples
+    ]
+    counts = [
+        element("li", element("i", class_=name.split()[0]), f"{count(amount)} {name} ({part})")
+        for name, amount, part in samples
+    ]
+    rows = [
+        ("Accuracy before the attack", share_interval(report.clean_accuracy)),
+        ("Accuracy under attack", share_interval(report.adversarial_accuracy)),
+        ("Failed, of those at risk", share_interval(report.failure_share)),
+    ]
+    level = f"{100 * report.confidence_level:g} % interval" if report.confidence_level else "interval"
+    return element(
+        "section",
+        element("h2", f"What happened to {count(report.sample_count)} samples"),
+        element("div", *parts, class_="split", aria_hidden="true"),
+        element("ul", *counts, class_="counts"),
+        data_table("Shares of samples", ("", f"share, {level}"), rows),
+    )
+
+
+def _price(report: Report) -> Markup:
+    drawings = [rate_figure(report), *(cost_figure(clock) for clock in report.clock_reports[:1])]
+    if not any(drawings):
+        return Markup("")
+    return element("section", element("h2", "Was the robustness worth what it cost?"), *drawings)
+
+
+def _clock(clock: ClockReport) -> Markup:
+    word = clock_word(clock.clock)
+    about = {
+        "queries": "A query is one forward evaluation of the model for the sample. It depends on no hardware.",
+        "seconds": "Device time, synchronised; the time of a batch is shared by the samples under attack in it.",
+    }.get(word, "")
+    numbers = [fit for fit in clock.fits if fit.status == 1]
+    tables = (
+        [data_table(f"Fits on the {word} clock, best AIC first", FIT_COLUMNS, map(fit_row, numbers))] if numbers else []
+    )
+    reasons = statuses(clock)
+    without = element("ul", *(element("li", reason) for reason in reasons), class_="plain") if reasons else Markup("")
+    return element(
+        "section",
+        element("h2", f"How long samples survive, in {word}"),
+        element("p", about, class_="aside"),
+        survival_figure(clock),
+        histogram_figure(clock),
+        *tables,
+        without,
+    )
+
+
+def _key_figures(report: Report) -> Markup:
+    rows = [
+        (join([figure.name[:1].upper() + figure.name[1:], element("small", figure.explanation)]), *figure.values)
+        for figure in key_figures(report)
+    ]
+    level = f"{100 * report.confidence_level:g} % intervals in brackets" if report.confidence_level else "Key figures"
+    return element(
+        "section",
+        element("h2", "All key figures"),
+        data_table(level, ("", *clock_headers(report)), rows),
+    )
+
+
+def _costs(report: Report) -> Markup:
+    measured = devices(report)
+    caption = f"Device time, measured on {measured}" if measured else "Device time"
+    rows = [(name[:1].upper() + name[1:], value) for name, value in cost_lines(report)]
+    return element("section", element("h2", "Costs"), data_table(caption, ("", "spent"), rows))
+
+
+def _jobs(report: Report) -> Markup:
+    rows = [
+        (
+            element("code", job.attack_job_id), f"{job.model} on {job.dataset}", f"{job.attack}: {job_setting(job)}",
+            element("code", job.weights_digest[:12]), count(job.failed_count), count(job.survived_count),
+            count(job.misclassified_count),
+        )
+        for job in report.jobs
+    ]  # fmt: skip
+    header = ("job", "model", "attack", "weights", "failed", "survived", "misclassified")
+    return element(
+        "section", element("h2", "Attack jobs"), data_table("The jobs of this report", header, rows, numeric_from=4)
+    )
+
+
+def _footer(report: Report) -> Markup:
+    made = f"{report.create_time.ToDatetime():%Y-%m-%d %H:%M} UTC" if report.HasField("create_time") else ""
+    about = f"Report {report.report_id} made {made}." if made else f"Report {report.report_id}."
+    return element("p", f"{about} The numbers are in report.json beside this page, one row a sample in outcomes.csv.")

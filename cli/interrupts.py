@@ -1,0 +1,52 @@
+"""Signals that ask the command to stop: raised once, and held back while it cleans up."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+from cli.errors import Interrupted
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class Interrupts:
+    """Turns signals into `Interrupted` in the main thread, unless a `shielded` block is running."""
+
+    def __init__(self) -> None:
+        self._shields = 0
+        self._held: int | None = None
+        self.impatient = False
+        """Whether a signal came while a shielded block ran: whoever cleans up should stop waiting."""
+
+    def install(self) -> None:
+        for number in SIGNALS:
+            # A signal that the parent had ignored stays ignored: nohup and shells' background jobs rely on it.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._receive)
+
+    @contextlib.contextmanager
+    def shielded(self) -> Iterator[None]:
+        """Hold signals back, so that a cleanup cannot be cut in two. Its end raises what was held back."""
+        self._shields += 1
+        try:
+            yield
+        finally:
+            self._shields -= 1
+            if self._shields == 0:
+                self.impatient = False
+                held, self._held = self._held, None
+        if self._shields == 0 and held is not None:
+            raise Interrupted(held)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._shields:
+            self._held, self.impatient = number, True
+        else:
+            raise Interrupted(number)
+
+
+interrupts = Interrupts()
+"""The signals of this process: there is one set, as there is one main thread."""

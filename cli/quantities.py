@@ -1,0 +1,161 @@
+"""Numbers as people read them, with their units; the words for what the contract's enums mean."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from afr.survival.v1 import survival_service_pb2 as survival
+
+NOTHING = "–"
+_THIN = " "
+
+DISTRIBUTIONS = {1: "Weibull", 2: "log-normal", 3: "log-logistic", 4: "exponential", 5: "generalised gamma"}
+CONCLUSIONS = {0: "undecided", 1: "broken", 2: "not rejected", 3: "undecided"}
+MEANINGS = {
+    "broken": "Breaking this model costs less than training it did: the whole interval of the rate lies above 1.",
+    "not rejected": "Breaking this model costs more than training it did: the whole interval of the rate lies below 1. "
+    "That is no proof of robustness: a stronger attack may do better.",
+    "undecided": "These data do not say whether breaking this model costs more or less than training it did.",
+}
+QUERIES, SECONDS = 2, 1
+CLOCKS = {QUERIES: "queries", SECONDS: "seconds"}
+
+_TIME_UNITS = (("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("min", 60.0), ("h", 3600.0), ("days", 86400.0))
+
+
+def distribution_word(number: int) -> str:
+    return DISTRIBUTIONS.get(number, f"distribution {number}")
+
+
+def conclusion_word(number: int) -> str:
+    return CONCLUSIONS.get(number, "undecided")
+
+
+def clock_word(number: int) -> str:
+    return CLOCKS.get(number, f"clock {number}")
+
+
+def count(value: float) -> str:
+    """A whole number with its thousands apart."""
+    return f"{value:,.0f}".replace(",", _THIN)
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number with `digits` significant digits, without a power of ten where a person can do without."""
+    if math.isnan(value):
+        return NOTHING
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size >= 1e7 or size < 1e-4:
+        mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+        return f"{mantissa}e{int(exponent)}".replace("-", "−")
+    rounded = float(f"{value:.{digits}g}")
+    size = abs(rounded)
+    if size >= 10 ** (digits - 1):
+        return count(rounded if size < 1e4 else value).replace("-", "−")
+    decimals = max(0, digits - 1 - math.floor(math.log10(size)))
+    return f"{rounded:.{decimals}f}".replace("-", "−")
+
+
+def share(value: float) -> str:
+    """A share in [0, 1] as a percentage; only a true 0 and a true 1 read 0 % and 100 %."""
+    if math.isnan(value):
+        return NOTHING
+    percent = 100 * value
+    if 0 < percent < 0.1:
+        return "< 0.1 %"
+    if 99.9 < percent < 100:
+        return "> 99.9 %"
+    return f"{percent:.1f} %".replace("100.0 %", "100 %").replace(" 0.0 %", "0 %")
+
+
+def time_unit(*values: float) -> tuple[str, float]:
+    """The unit that suits seconds best, and how many seconds it has: one unit for a value and its interval."""
+    known = [abs(value) for value in values if math.isfinite(value) and value != 0]
+    reference = known[0] if known else 1.0
+    suited = [(name, seconds) for name, seconds in _TIME_UNITS if reference >= seconds * (2 if seconds > 1 else 1)]
+    return suited[-1] if suited else _TIME_UNITS[0]
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them, as `12.3 ms` or `4.2 min`."""
+    unit, size = time_unit(seconds)
+    return f"{number(seconds / size)} {unit}" if math.isfinite(seconds) else number(seconds)
+
+
+def remaining(seconds: float) -> str:
+    """A time to wait, in whole seconds or minutes."""
+    whole = max(0, round(seconds))
+    if whole < 90:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def money(usd: float) -> str:
+    """US dollars: cents above a dollar, significant digits below one."""
+    return f"${usd:,.2f}" if usd >= 1 else f"${number(usd)}"
+
+
+def bounds(estimate: survival.Estimate) -> tuple[float, float, float] | None:
+    """Value, lower and upper end, NaN where there is none; None without a value."""
+    if not estimate.HasField("value"):
+        return None
+    lower = estimate.lower if estimate.HasField("lower") else math.nan
+    upper = estimate.upper if estimate.HasField("upper") else math.nan
+    return estimate.value, lower, upper
+
+
+def interval(estimate: survival.Estimate, unit: str = "", size: float = 1.0) -> str:
+    """`1.23 [1.01, 1.50] unit`, values divided by `size`; a dash without a value."""
+    known = bounds(estimate)
+    if known is None:
+        return NOTHING
+    value, lower, upper = (number(part / size) for part in known)
+    end = f" {unit}" if unit else ""
+    return f"{value}{end}" if NOTHING in (lower, upper) else f"{value} [{lower}, {upper}]{end}"
+
+
+def share_interval(estimate: survival.Estimate) -> str:
+    """`12.3 % [10.1, 15.0]`; a dash without a value."""
+    known = bounds(estimate)
+    if known is None:
+        return NOTHING
+    value, lower, upper = known
+    if math.isnan(lower) or math.isnan(upper):
+        return share(value)
+    return f"{share(value)} [{100 * lower:.1f}, {100 * upper:.1f}]"
+
+
+def on_clock(estimate: survival.Estimate, clock: int) -> str:
+    """A time to failure with its interval: in queries, or in the unit of time that suits it."""
+    if clock != SECONDS:
+        return interval(estimate)
+    known = bounds(estimate)
+    if known is None:
+        return NOTHING
+    if math.isinf(known[0]):
+        return interval(estimate)
+    unit, size = time_unit(*known)
+    return interval(estimate, unit, size)
+
+
+def value_on_clock(value: float, clock: int) -> str:
+    """A time on a clock, without an interval."""
+    if clock == SECONDS:
+        return duration(value)
+    return count(value) if value == round(value) else number(value)
+
+
+def exceedance(confidence: float) -> str:
+    """A confidence that is never rounded to certainty."""
+    if confidence > 0.999:
+        return "> 99.9 %"
+    if confidence < 0.001:
+        return "< 0.1 %"
+    return f"{100 * confidence:.1f} %"

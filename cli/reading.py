@@ -1,0 +1,239 @@
+"""A report as both the terminal and the page read it: headline, key figures, costs, in words and formatted numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cli.quantities import (
+    MEANINGS,
+    NOTHING,
+    SECONDS,
+    clock_word,
+    conclusion_word,
+    count,
+    distribution_word,
+    duration,
+    exceedance,
+    interval,
+    money,
+    number,
+    on_clock,
+    share,
+    value_on_clock,
+)
+
+if TYPE_CHECKING:
+    from afr.survival.v1.survival_service_pb2 import ClockReport, Fit, Report, ReportedJob
+
+_OK = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A line of key figures: what it is, and its value on each clock of the report."""
+
+    name: str
+    values: tuple[str, ...]
+    explanation: str
+
+
+def headline(report: Report) -> str:
+    """The conclusion in one or two words."""
+    return conclusion_word(report.conclusion)
+
+
+def meaning(report: Report) -> str:
+    """What the conclusion means, in plain words."""
+    if report.failed_count == 0:
+        return "Nothing failed, so nothing can be said about what a failure costs."
+    return MEANINGS[headline(report)]
+
+
+def best_fit(clock: ClockReport) -> Fit | None:
+    """The fit with numbers whose AIC is lowest: the services sort them so."""
+    return next((fit for fit in clock.fits if fit.status == _OK), None)
+
+
+def subject(report: Report) -> str:
+    """What was attacked with what, in a few words."""
+    if len(report.jobs) != 1:
+        return f"{len(report.jobs)} attack jobs"
+    job = report.jobs[0]
+    return f"{job.model} on {job.dataset} under {job.attack}"
+
+
+def job_setting(job: ReportedJob) -> str:
+    """How the attack was made, in a few words."""
+    parameters = [f"{name} {value:g}" for name, value in sorted(job.attack_parameters.items())]
+    return ", ".join([f"{job.engine} engine", f"norm {job.norm}", *parameters])
+
+
+def key_figures(report: Report) -> list[Figure]:
+    """The figures that answer the question, each on every clock."""
+    clocks = list(report.clock_reports)
+    fits = [best_fit(clock) for clock in clocks]
+    pairs = [(clock.clock, fit) for clock, fit in zip(clocks, fits, strict=True)]
+
+    def of_fit(name: str) -> tuple[str, ...]:
+        return tuple(NOTHING if fit is None else on_clock(getattr(fit, name), clock) for clock, fit in pairs)
+
+    ends = {value_on_clock(fit.restriction_time, clock) for clock, fit in pairs if fit is not None}
+    figures = [
+        Figure(
+            "cost-normalised failure rate C",
+            tuple(interval(clock.cost_normalized_failure_rate) for clock in clocks),
+            "What training cost a sample, over what a failure costs the attacker. Above 1 the model is cheaper to "
+            "break than it was to train.",
+        ),
+        Figure(
+            "confidence that C > 1",
+            tuple(
+                exceedance(clock.confidence_above_one) if clock.HasField("confidence_above_one") else NOTHING
+                for clock in clocks
+            ),
+            "Conditional on the one trained model.",
+        ),
+        Figure(
+            "conclusion",
+            tuple(conclusion_word(clock.conclusion) for clock in clocks),
+            "Broken if the whole interval of C lies above 1, not rejected if below, undecided if it straddles 1.",
+        ),
+        Figure("median time to failure", of_fit("median"), "By then half of the samples at risk fail."),
+        Figure(
+            f"mean, restricted to {' and '.join(sorted(ends, key=len))}" if ends else "restricted mean",
+            of_fit("restricted_mean"),
+            "The mean time to failure if the clock stops at the longest time observed.",
+        ),
+        Figure(
+            "expected time to failure E[T]",
+            of_fit("expected"),
+            "The mean without that limit. Infinite if the distribution has no mean.",
+        ),
+        Figure(
+            "extrapolated share of E[T]",
+            tuple(NOTHING if fit is None else share(fit.extrapolated_share) for fit in fits),
+            "The part of E[T] that lies beyond the longest time observed, where only the distribution speaks.",
+        ),
+        Figure(
+            "cost of a failure",
+            tuple(_cost(clock) for clock in clocks),
+            "Everything spent on samples at risk, failed attempts included, over the number of failures; on the "
+            "queries clock in passes: forward and backward evaluations.",
+        ),
+        Figure(
+            "training cost of a sample",
+            tuple(_amount(clock.training_cost_per_sample, clock.clock) for clock in clocks),
+            "All epochs of training, over the number of training samples.",
+        ),
+    ]  # fmt: skip
+    if any(clock.paper_rate.HasField("value") for clock in clocks):
+        figures.append(
+            Figure(
+                "C with E[T] as the cost",
+                tuple(interval(clock.paper_rate) for clock in clocks),
+                "The rate as arXiv 2401.13751 defines it, with the expected time of the best fit.",
+            )
+        )
+    if any(clock.benign_rate.HasField("value") for clock in clocks):
+        figures.append(
+            Figure(
+                "C of clean errors",
+                tuple(interval(clock.benign_rate) for clock in clocks),
+                "The same rate without an attacker: what waiting for a clean error costs.",
+            )
+        )
+    return figures
+
+
+def clock_headers(report: Report) -> list[str]:
+    return [clock_word(clock.clock) for clock in report.clock_reports]
+
+
+FIT_COLUMNS = ("distribution", "AIC", "BIC", "log L", "scale σ", "median", "restricted mean", "E[T]")
+
+
+def fit_row(fit: Fit) -> tuple[str, ...]:
+    """A fit's cells under `FIT_COLUMNS`; without numbers, its distribution alone (see `Fit.status_message`)."""
+    if fit.status != _OK:
+        return (distribution_word(fit.distribution), *[NOTHING] * (len(FIT_COLUMNS) - 1))
+    return (
+        distribution_word(fit.distribution),
+        f"{fit.aic:.1f}",
+        f"{fit.bic:.1f}",
+        f"{fit.log_likelihood:.1f}".replace("-", "−"),
+        number(fit.scale),
+        on_clock(fit.median, fit.clock),
+        on_clock(fit.restricted_mean, fit.clock),
+        on_clock(fit.expected, fit.clock),
+    )
+
+
+def statuses(clock: ClockReport) -> list[str]:
+    """Why fits have no numbers, each reason once, with the distributions that it holds for."""
+    reasons: dict[str, list[str]] = {}
+    for fit in clock.fits:
+        if fit.status != _OK:
+            reasons.setdefault(fit.status_message or "no numbers", []).append(distribution_word(fit.distribution))
+    return [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
+
+
+def cost_lines(report: Report) -> Iterator[tuple[str, str]]:
+    """What was spent, in time and where prices are known in money, as pairs of name and value."""
+    costs = report.costs
+
+    def spent(seconds: float, usd: float | None) -> str:
+        return duration(seconds) + (f", {money(usd)}" if usd is not None else "")
+
+    def known(name: str) -> float | None:
+        return getattr(costs, name) if costs.HasField(name) else None  # type: ignore[arg-type]
+
+    samples = f" of {count(costs.training_sample_count)} samples" if costs.training_sample_count else ""
+    training = costs.training_duration.ToTimedelta().total_seconds()
+    attack = costs.attack_duration.ToTimedelta().total_seconds()
+    clean = costs.clean_duration.ToTimedelta().total_seconds()
+    yield f"training{samples}", spent(training, known("training_cost_usd"))
+    yield "attack on samples at risk", spent(attack, known("attack_cost_usd"))
+    yield "classifying the clean samples", duration(clean)
+    per_failure = known("cost_per_failure_usd")
+    if per_failure is not None:
+        yield "one failure", money(per_failure)
+    defender, attacker = known("defender_price_usd_per_hour"), known("attacker_price_usd_per_hour")
+    if defender is not None and attacker is not None:
+        same = defender == attacker
+        yield (
+            "price of a device-hour",
+            (money(defender) if same else f"{money(defender)} for the defender, {money(attacker)} for the attacker"),
+        )
+
+
+def devices(report: Report) -> str:
+    """What the seconds were measured on."""
+    names = dict.fromkeys(
+        name for job in report.jobs for name in (job.training_device_name, job.attack_device_name) if name
+    )
+    return ", ".join(names)
+
+
+def accuracy_shares(report: Report) -> list[tuple[str, int, str]]:
+    """The samples by what happened to them: name, count, and share of all."""
+    total = max(1, report.sample_count)
+    return [
+        (name, amount, share(amount / total))
+        for name, amount in (
+            ("failed", report.failed_count),
+            ("survived", report.survived_count),
+            ("misclassified before the attack", report.misclassified_count),
+        )
+    ]
+
+
+def _amount(value: float, clock: int) -> str:
+    return duration(value) if clock == SECONDS else f"{number(value)} passes"
+
+
+def _cost(clock: ClockReport) -> str:
+    if clock.clock == SECONDS:
+        return on_clock(clock.cost_per_failure, SECONDS)
+    return interval(clock.cost_per_failure, "passes")
