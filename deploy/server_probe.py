@@ -1,6 +1,6 @@
 """Ask a server's health service whether it serves; exit 0 if it does, 1 with one line on stderr if not.
 
-Usage: probe.py HOST:PORT [SERVICE]
+Usage: server_probe.py HOST:PORT [SERVICE]
 
 For container engines without gRPC probes of their own; Kubernetes has them.
 """
@@ -32,5 +32,5 @@ def fault(address: str, service: str) -> str | None:
 
 if __name__ == "__main__":
     if len(sys.argv) not in (2, 3):
-        sys.exit("usage: probe.py HOST:PORT [SERVICE]")
+        sys.exit("usage: server_probe.py HOST:PORT [SERVICE]")
     sys.exit(fault(sys.argv[1], sys.argv[2] if len(sys.argv) == 3 else ""))
