@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import mmap
+import os
 import signal
+import struct
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -35,6 +37,8 @@ from attack_service.settings import WorkSettings
 
 HEARTBEAT_SECONDS = 3.0
 _HEARTBEAT_EXPIRY_SECONDS = 12
+# The page of memory that parent and child share: told to stop, at a shard, the child's process id.
+_FLAGS = struct.Struct("=??xxxxxxq")
 _STOPPING, _BUSY = 0, 1
 
 _log = logging.getLogger(__name__)
@@ -96,17 +100,17 @@ class Worker:
         self._store_root = settings.store_root(environ)
         self._data_root = settings.resolved_data_root(environ)
         self._run = run
-        # One page of memory that both see. A signal handler may write to it at any moment.
-        self._flags = mmap.mmap(-1, 2)
+        # Plain bytes, because a signal handler reads and writes them at any moment.
+        self._flags = mmap.mmap(-1, _FLAGS.size)
 
     @property
     def stopping(self) -> bool:
         """Whether the worker was told to stop; the child's shard then goes back to the queue."""
         return self._flags[_STOPPING] == 1
 
-    def reset_child(self) -> None:
-        """A new child is at no shard, whatever its predecessor died of."""
-        self._flags[_BUSY] = 0
+    def child_begins(self) -> None:
+        """In a new child, which is at no shard, whatever its predecessor died of."""
+        _FLAGS.pack_into(self._flags, 0, self.stopping, False, os.getpid())
 
     def run_shard(self, job_id: str, shard_index: int, delivery_tag: str) -> bool:
         """Run a shard to its end. False if it must go back to the queue."""
@@ -132,11 +136,16 @@ class Worker:
             self._flags[_BUSY] = 0
 
     def stop(self) -> None:
-        """Tell the child to put its shard back, and give it a while for that. For a signal handler."""
+        """Let the child put its shard back, within a while, and end it. For a signal handler of the parent."""
         self._flags[_STOPPING] = 1
         deadline = time.monotonic() + self.settings.shutdown_seconds
         while self._flags[_BUSY] and time.monotonic() < deadline:
             time.sleep(0.02)
+        *_, child = _FLAGS.unpack_from(self._flags)
+        # Idle now, or deaf; by itself it would look at the parent's end only every few seconds.
+        if child:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
 
     def _begin(self, client: redis.Redis, job_id: str, shard_index: int) -> RedisLedger | Refusal:
         # Whoever holds the shard may have died a moment ago: then its lease runs out while we wait.
@@ -249,12 +258,14 @@ def work(
         on_ready()
 
     def child_begins(**_: Any) -> None:
-        worker.reset_child()
+        worker.child_begins()
 
     # Celery speaks on this one when it stops; standard output has the one line `ready`.
-    sys.__stdout__ = sys.stderr  # type: ignore[misc]
+    sys.__stdout__ = sys.stderr  # type: ignore[misc, assignment]
     for name in ("celery", "kombu"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It logs a task that goes back to the queue as if that were an error.
+    logging.getLogger("celery.app.trace").setLevel(logging.ERROR)
     # Celery warns of root because of pickled tasks; ours are JSON, and whoever runs the container chooses its user.
     warnings.simplefilter("ignore", SecurityWarning)
     signals.worker_ready.connect(ready, weak=False)
