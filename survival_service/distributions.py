@@ -116,11 +116,15 @@ class SmallestExtremeValue(Family):
         grown = np.expm1(np.minimum(hazard, 700.0))
         ratio = np.where(grown > 0, hazard / np.where(grown > 0, grown, 1.0), 1.0)
         ratio = np.where(hazard > 700.0, 0.0, ratio)
-        tiny = hazard < 1e-8
+        # What follows by its series where 1 - exp(-hazard), and 1 - ratio - hazard, would cancel.
+        tiny, small = hazard < 1e-8, hazard < 0.05
         moderate = np.where(tiny, 1.0, hazard)
         value = np.where(hazard > 1.0, np.log1p(-np.exp(-moderate)), np.log(-np.expm1(-moderate)))
-        slope = np.where(hazard > 700.0, 0.0, ratio * (1.0 - ratio - np.minimum(hazard, 700.0)))
-        return np.where(tiny, z - 0.5 * hazard, value), ratio, np.where(tiny, -0.5 * hazard, slope)
+        value = np.where(tiny, z - 0.5 * hazard, value)
+        c = np.where(small, hazard, 0.0)
+        series = -c * (1 / 2 + c * (1 / 12 - c * c * (1 / 720 - c * c / 30240)))
+        bend = ratio * np.where(small, series, 1.0 - ratio - np.minimum(hazard, 700.0))
+        return value, ratio, bend
 
     def interval(self, middle: FloatArray, half: FloatArray) -> IntervalTerms:
         # exp(-e^a) - exp(-e^b) = exp(-e^a) (1 - exp(-e^l)) with l = m + log(2 sinh h): nothing cancels.

@@ -165,40 +165,44 @@ class Likelihood:
 
 
 def maximise(likelihood: Likelihood, start: FloatArray | None = None) -> Maximum:
-    """Newton's method with backtracking. Never raises; `converged` says whether the maximum was reached."""
-    free = likelihood.parameter_count
-    parameters = likelihood.start() if start is None else start.copy()
+    """Newton's method with backtracking, from `start` or, if that leads nowhere, from least squares.
+
+    Never raises; `converged` says whether the maximum was reached.
+    """
     # A trial step may leave every float behind; it is then refused for not being finite.
     with np.errstate(all="ignore"):
-        value, score, hessian = likelihood(parameters)
-        if not np.isfinite(value) and start is not None:
-            parameters = likelihood.start()
-            value, score, hessian = likelihood(parameters)
-        for iteration in range(1, _ITERATION_LIMIT + 1):
-            step = _newton_step(hessian, score)
-            if step is None or not np.isfinite(value):
-                return Maximum(parameters, value, -hessian, iteration, False)
-            gain = float(score @ step)
-            length = 1.0
-            if not likelihood.scale_fixed and parameters[-1] + step[-1] <= 0:
-                length = 0.9 * parameters[-1] / -step[-1]
-            rounding = 1e-12 * (1.0 + abs(value))
-            for _ in range(_HALVING_LIMIT):
-                trial = parameters.copy()
-                trial[:free] += length * step
-                trial_value, trial_score, trial_hessian = likelihood(trial)
-                if (
-                    trial_value >= value + 1e-4 * length * gain - rounding
-                    and np.isfinite(trial_score).all()
-                    and np.isfinite(trial_hessian).all()
-                ):
-                    break
-                length *= 0.5
-            else:
-                return Maximum(parameters, value, -hessian, iteration, False)
-            parameters, value, score, hessian = trial, trial_value, trial_score, trial_hessian
-            if gain < _TOLERANCE and length == 1.0:
-                return Maximum(parameters, value, -hessian, iteration, True)
+        if start is not None:
+            warm = _climb(likelihood, start)
+            if warm.converged:
+                return warm
+        return _climb(likelihood, likelihood.start())
+
+
+def _climb(likelihood: Likelihood, parameters: FloatArray) -> Maximum:
+    free = likelihood.parameter_count
+    value, score, hessian = likelihood(parameters)
+    for iteration in range(1, _ITERATION_LIMIT + 1):
+        step = _newton_step(hessian, score)
+        if step is None or not np.isfinite(value):
+            return Maximum(parameters, value, -hessian, iteration, False)
+        gain = float(score @ step)
+        length = 1.0
+        if not likelihood.scale_fixed and parameters[-1] + step[-1] <= 0:
+            length = 0.9 * parameters[-1] / -step[-1]
+        rounding = 1e-12 * (1.0 + abs(value))
+        for _ in range(_HALVING_LIMIT):
+            trial = parameters.copy()
+            trial[:free] += length * step
+            trial_value, trial_score, trial_hessian = likelihood(trial)
+            risen = trial_value >= value + 1e-4 * length * gain - rounding
+            if risen and np.isfinite(trial_score).all() and np.isfinite(trial_hessian).all():
+                break
+            length *= 0.5
+        else:
+            return Maximum(parameters, value, -hessian, iteration, False)
+        parameters, value, score, hessian = trial, trial_value, trial_score, trial_hessian
+        if gain < _TOLERANCE and length == 1.0:
+            return Maximum(parameters, value, -hessian, iteration, True)
     return Maximum(parameters, value, -hessian, _ITERATION_LIMIT, False)
 
 
