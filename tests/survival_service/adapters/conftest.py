@@ -147,6 +147,8 @@ class ScriptedAttackService(pb_grpc.AttackServiceServicer):
     get_failures: list[grpc.StatusCode] = field(default_factory=list)
     sent: int = 0
     open_streams: int = 0
+    most_open_streams: int = 0
+    by_job: dict[str, Sequence[Step]] = field(default_factory=dict)
     address: str = "127.0.0.1:0"
 
     async def start(self) -> None:
@@ -169,8 +171,13 @@ class ScriptedAttackService(pb_grpc.AttackServiceServicer):
 
     async def StreamOutcomes(self, request: Any, context: Any) -> AsyncIterator[pb.StreamOutcomesResponse]:  # noqa: N802
         self.tokens.append(request.resume_token)
-        script = self.scripts.pop(0) if self.scripts else [Abort(grpc.StatusCode.UNAVAILABLE, "script is over")]
+        script: Sequence[Step] = [Abort(grpc.StatusCode.UNAVAILABLE, "script is over")]
+        if request.attack_job_id in self.by_job:
+            script = self.by_job.pop(request.attack_job_id)
+        elif self.scripts:
+            script = self.scripts.pop(0)
         self.open_streams += 1
+        self.most_open_streams = max(self.most_open_streams, self.open_streams)
         try:
             for step in script:
                 match step:

@@ -1,0 +1,159 @@
+"""The calls of the survival service: reads, asks the science, answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import grpc
+from afr.survival.v1 import survival_service_pb2 as pb
+from afr.survival.v1 import survival_service_pb2_grpc as pb_grpc
+
+from survival_service import reporting
+from survival_service.adapters import wire
+from survival_service.adapters.attack_client import AttackClient
+from survival_service.adapters.reading import Reading
+from survival_service.adapters.report_store import ReportStore, new_report_id
+from survival_service.adapters.submission import Submission
+from survival_service.errors import InvalidRequest
+from survival_service.estimates import DEFAULT_LEVEL
+from survival_service.planning import plan_samples
+
+MOST_JOBS = 1000
+"""Attack jobs in one report; each holds a stream open."""
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often a running report is refitted, in seconds."""
+
+    shortest: float = 1.0
+    """Between the beginnings of two provisional fits."""
+
+    share: float = 0.25
+    """The most of one thread that provisional fits may take: a fit of two seconds is followed by six of rest."""
+
+    quiet: float = 15.0
+    """After this long without news the last progress is repeated, as a sign of life."""
+
+
+class SurvivalServicer(pb_grpc.SurvivalServiceServicer):
+    """All of the contract's `SurvivalService`. Fits run in worker threads; the event loop only reads and answers."""
+
+    def __init__(self, client: AttackClient, store: ReportStore, pace: Pace | None = None) -> None:
+        self._client = client
+        self._store = store
+        self._pace = pace or Pace()
+        # As many as there are cores: more fits at once would only make each slower.
+        self._workers = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="fit")
+
+    def close(self) -> None:
+        """Forget fits that have not begun."""
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+    async def CreateReport(  # noqa: N802 (the contract's name)
+        self, request: pb.CreateReportRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.CreateReportResponse]:
+        options = wire.report_options(request.options)
+        reading = Reading(self._client, wire.attack_job_ids(request, MOST_JOBS))
+        # The generator of a call that its client cancelled is closed some time later; its reading must stop now.
+        context.add_done_callback(lambda _: reading.close())  # type: ignore[arg-type]  # a protocol with a positional name
+        try:
+            await reading.open()
+            async for progress in self._follow(reading, options):
+                yield pb.CreateReportResponse(progress=wire.progress(progress))
+            report = await self._work(lambda: reporting.make_report(_facts_and_tables(reading), options))
+        finally:
+            reading.close()
+        yield pb.CreateReportResponse(report=await self._work(lambda: self._keep(report)))
+
+    async def _follow(
+        self, reading: Reading, options: reporting.ReportOptions
+    ) -> AsyncIterator[reporting.ReportProgress]:
+        """The progress of a reading until all its jobs have ended, at a bounded rate."""
+        loop = asyncio.get_running_loop()
+        progress = reporting.ReportProgress(0, 0, 0, 0, 0)
+        yield progress
+        while not reading.ended:
+            began = loop.time()
+            arrived = await reading.wait(self._pace.quiet)
+            working = loop.time()
+            recorded = await self._work(lambda batch=arrived: reading.take(batch))  # type: ignore[misc]
+            if recorded:
+                progress = await self._work(
+                    lambda last=progress: reporting.make_progress(  # type: ignore[misc]
+                        _facts_and_tables(reading), options, last
+                    )
+                )
+            if recorded or not arrived:
+                yield progress
+            if recorded and not reading.ended:
+                worked = loop.time() - working
+                due = max(began + self._pace.shortest, working + worked / self._pace.share)
+                await reading.rest(due - loop.time())
+
+    def _keep(self, report: reporting.Report) -> pb.Report:
+        now = datetime.now(UTC)
+        message = wire.report(replace(report, report_id=new_report_id(now), create_time=now))
+        try:
+            self._store.put(message)
+        except OSError as error:
+            # Hours of attacks are in this report: it is handed out even where it cannot be kept.
+            _log.error("report %s cannot be kept: %s", message.report_id, error)
+            message.limitations.append(f"The survival service could not keep this report ({error}); keep this copy.")
+        return message
+
+    async def GetReport(  # noqa: N802
+        self, request: pb.GetReportRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.GetReportResponse:
+        if not request.report_id:
+            raise InvalidRequest("report_id", "report_id is empty; name the report to get")
+        return pb.GetReportResponse(report=await asyncio.to_thread(self._store.get, request.report_id))
+
+    async def ListReports(  # noqa: N802
+        self, request: pb.ListReportsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ListReportsResponse:
+        reports, token = await asyncio.to_thread(self._store.page, request.page_size, request.page_token)
+        return pb.ListReportsResponse(reports=reports, next_page_token=token)
+
+    async def FitOutcomes(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[pb.FitOutcomesRequest],
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> pb.FitOutcomesResponse:
+        submission = Submission()
+        async for request in request_iterator:
+            submission.add(request)
+        return wire.fits(await self._work(submission.fit))
+
+    async def PlanSamples(  # noqa: N802
+        self, request: pb.PlanSamplesRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.PlanSamplesResponse:
+        distribution = wire.planned_distribution(request)
+        plan = await self._work(
+            lambda: plan_samples(
+                distribution,
+                scale=request.scale,
+                failure_share=request.failure_share,
+                check_count=request.check_count,
+                interval_factor=request.interval_factor,
+                level=request.confidence_level or DEFAULT_LEVEL,
+            )
+        )
+        return wire.plan(plan)
+
+    async def _work(self, function: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._workers, function)
+
+
+def _facts_and_tables(reading: Reading) -> list[tuple[Any, Any]]:
+    return [(read.facts, read.table) for read in reading.jobs]
