@@ -29,16 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
     # Late, so that `--help` and mistakes are answered at once.
-    from afr.rpc.server import PortTaken
 
     from survival_service.adapters.server import run
 
     try:
         asyncio.run(run(settings))
-    except PortTaken as error:
+    except CannotServe as error:
         return _fail(str(error))
-    except OSError as error:
-        return _fail(f"reports cannot be kept in {settings.state}: {error.strerror or error}; choose another --state")
     except KeyboardInterrupt:
         return 130
     return 0

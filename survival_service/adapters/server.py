@@ -8,7 +8,7 @@ import threading
 
 import grpc
 from afr.rpc.channel import open_aio_channel
-from afr.rpc.server import serve
+from afr.rpc.server import PortTaken, serve
 from afr.survival.v1 import survival_service_pb2 as pb
 from afr.survival.v1 import survival_service_pb2_grpc as pb_grpc
 
@@ -23,12 +23,20 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["SurvivalService"].full_name
 _log = logging.getLogger(__name__)
 
 
+class CannotServe(Exception):
+    """The server cannot start; the message says what to change."""
+
+
 async def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Prints `ready HOST:PORT` once calls are answered.
 
-    Raises `afr.rpc.server.PortTaken`, and `OSError` if the folder for reports cannot be used.
+    Raises `CannotServe`.
     """
-    store = ReportStore(settings.state / "reports")
+    try:
+        store = ReportStore(settings.state / "reports")
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise CannotServe(f"reports cannot be kept in {settings.state}: {why}; choose another --state") from error
     async with open_aio_channel(settings.attack_address) as channel:
         servicer = SurvivalServicer(AttackClient(channel, settings.attack_address), store)
 
@@ -49,6 +57,8 @@ async def run(settings: Settings) -> None:
                 # A client that waits for a report has nothing of it before its end; there is nothing to drain for.
                 grace_seconds=2.0,
             )
+        except PortTaken as error:
+            raise CannotServe(str(error)) from error
         finally:
             servicer.close()
 
