@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     # Late, so that `--help` and mistakes are answered at once.
 
-    from survival_service.adapters.server import run
+    from survival_service.adapters.server import CannotServe, run
 
     try:
         asyncio.run(run(settings))
