@@ -13,18 +13,18 @@ import socket
 import sys
 
 import redis
+
 from attack_service.adapters.job_store import WORKERS, worker_key
 from attack_service.settings import WorkSettings, read
 
 TIMEOUT_SECONDS = 2.0
-"""For each of three steps: in all below every probe's own time limit, so that the reason is printed before it is cut."""
+"""For each of three steps, so that the reason is printed before the probe's own time limit cuts it."""
 
 
 def fault(client: redis.Redis, hostname: str) -> str | None:
     """Say why no worker of `hostname` counts as living; None if one does. Raises `redis.RedisError`."""
     # A container's workers are those of its host name; which process number they have depends on the engine.
-    owners = [owner for owner in client.sscan_iter(WORKERS, match=f"{hostname}:*")]
-    names = [owner.decode() if isinstance(owner, bytes) else str(owner) for owner in owners]
+    names = [owner.decode() for owner in client.sscan_iter(WORKERS, match=f"{hostname}:*")]
     if names and client.exists(*map(worker_key, names)):
         return None
     return f"no heartbeat of a worker on {hostname}: it is starting, stopping or stuck"
