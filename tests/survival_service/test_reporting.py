@@ -1,0 +1,256 @@
+"""Reports: their invariants, their sentences, and what they say when there is little to say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from survival_service.distributions import Distribution
+from survival_service.errors import InvalidRequest
+from survival_service.fitting import Status
+from survival_service.jobs import JobFacts
+from survival_service.observations import Clock, Observations, OutcomeTable
+from survival_service.reporting import ReportOptions, fit_observations, make_progress, make_report
+from survival_service.scoring import Conclusion
+
+Job = Callable[..., tuple[JobFacts, OutcomeTable]]
+Checks = Callable[..., list[int | None]]
+
+
+def assert_no_nan(value: object) -> None:
+    if is_dataclass(value):
+        for field in fields(value):
+            if field.name != "covariance":
+                assert_no_nan(getattr(value, field.name))
+    elif isinstance(value, tuple | list):
+        for item in value:
+            assert_no_nan(item)
+    elif isinstance(value, float):
+        assert not math.isnan(value)
+
+
+@given(checks=st.lists(st.none() | st.integers(0, 6), max_size=60), budget=st.sampled_from([1, 6]))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_report_adds_up(job: Job, checks: list[int | None], budget: int) -> None:
+    checks = [None if c is None else min(c, budget) for c in checks]
+    report = make_report([job(checks, budget=budget)], ReportOptions())
+    assert (
+        report.failed_count + report.survived_count + report.misclassified_count == report.sample_count == len(checks)
+    )
+    assert_no_nan(report)
+    assert report.summary.endswith(".")
+    assert report.summary.startswith(("Broken", "Not rejected", "Undecided"))
+    assert report.conclusion is report.clock_reports[0].conclusion
+    assert all(sentence.endswith(".") and not sentence[0].islower() for sentence in report.limitations)
+    assert len(set(report.limitations)) == len(report.limitations)
+    for share in (report.clean_accuracy, report.adversarial_accuracy, report.failure_share):
+        if share.value is not None and share.lower is not None and share.upper is not None:
+            assert 0 <= share.lower <= share.value <= share.upper <= 1
+    for clock_report in report.clock_reports:
+        assert sum(clock_report.histogram.failure_count) == report.failed_count
+        assert len(clock_report.fits) == 3
+        for fit in clock_report.fits:
+            assert fit.clock is clock_report.clock
+            assert fit.failure_count == report.failed_count
+            assert (fit.median.value is not None) == (fit.status is Status.OK)
+    if report.failed_count == 0:
+        assert report.conclusion is Conclusion.UNDECIDED
+
+
+def test_a_finished_pgd_job_makes_a_whole_report(job: Job, simulated_checks: Checks) -> None:
+    report = make_report([job([*simulated_checks(250), 0, 0, 0])], ReportOptions())
+    assert [r.clock for r in report.clock_reports] == [Clock.QUERIES, Clock.SECONDS]
+    for clock_report in report.clock_reports:
+        assert all(fit.status is Status.OK for fit in clock_report.fits)
+        assert [fit.aic for fit in clock_report.fits] == sorted(fit.aic for fit in clock_report.fits)
+        assert clock_report.paper_rate is not None
+        assert clock_report.paper_rate.value is not None
+        assert clock_report.cost_normalized_failure_rate.value == pytest.approx(
+            clock_report.training_cost_per_sample / clock_report.cost_per_failure.value
+        )
+    assert report.clock_reports[0].benign_rate is None
+    assert report.clock_reports[1].benign_rate is not None
+    assert report.clean_accuracy.value == pytest.approx(250 / 253)
+    assert not report.partial
+    assert report.summary.startswith("Not rejected: counted in queries, a failure costs the attacker")
+    assert "half of them fall within" in report.summary
+    assert "no proof of robustness" in report.summary
+
+
+def test_the_clock_asked_for_comes_first_and_concludes(job: Job) -> None:
+    checks: list[int | None] = [1, 2, 3, 4] * 10
+    report = make_report([job(checks, training_seconds=1e6)], ReportOptions(clock=Clock.SECONDS))
+    assert report.clock_reports[0].clock is Clock.SECONDS
+    assert report.conclusion is Conclusion.BROKEN
+    assert report.summary.startswith("Broken: counted in seconds, training cost ")
+
+
+def test_no_failure_is_undecided_with_a_bound_and_no_fit(job: Job) -> None:
+    report = make_report([job([None] * 200)], ReportOptions())
+    assert report.summary == (
+        "Undecided: no sample failed in 200; with 95 % confidence the failure rate is below 1.5 %."
+    )
+    assert report.conclusion is Conclusion.UNDECIDED
+    assert report.failure_share.value == 0
+    assert report.failure_share.upper == pytest.approx(1 - 0.05 ** (1 / 200))
+    for clock_report in report.clock_reports:
+        assert all(fit.status is Status.NO_FAILURE for fit in clock_report.fits)
+        assert clock_report.cost_per_failure.value is None
+        assert clock_report.confidence_above_one is None
+        assert clock_report.paper_rate is None
+
+
+def test_the_bound_is_at_the_level_asked_for(job: Job) -> None:
+    report = make_report([job([None] * 100)], ReportOptions(confidence_level=0.99))
+    assert "with 99 % confidence the failure rate is below 4.5 %" in report.summary
+
+
+def test_samples_that_were_all_misclassified_say_nothing_about_attacks(job: Job) -> None:
+    report = make_report([job([0] * 30)], ReportOptions())
+    assert report.summary == ("Undecided: no sample was at risk; the model misclassified all 30 before the attack.")
+    assert report.clean_accuracy.value == 0
+    assert report.failure_share.value is None
+
+
+def test_a_one_shot_attack_gets_a_failure_share_a_rate_and_no_curve(job: Job) -> None:
+    report = make_report([job([1] * 50 + [None] * 100, budget=1, attack="fgm")], ReportOptions())
+    assert report.failure_share.value == pytest.approx(1 / 3)
+    assert report.clock_reports[0].cost_normalized_failure_rate.value is not None
+    assert {fit.status for r in report.clock_reports for fit in r.fits} == {Status.SINGLE_CHECK}
+    assert any("checked once" in sentence for sentence in report.limitations)
+    assert sum("checked once" in sentence for sentence in report.limitations) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"canceled": True, "sample_count": 500}, "was canceled after 250 of 500 samples"),
+        ({"sample_count": 400}, "reported 250 of 400 samples, so the report is partial"),
+        ({"attempt_count": 2}, "took 2 attempts because a worker was lost"),
+        ({"clean_accuracy": 0.14}, "hardly better than chance (14 % correct with 10 classes)"),
+        ({"attack_device_name": "NVIDIA H200"}, "training was measured on cpu and the attack on NVIDIA H200"),
+        ({"warnings": ("the attack started from noise",)}, "the attack started from noise"),
+        ({}, "one trained model was attacked"),
+        ({}, "of the samples at risk outlived the attack's budget"),
+    ],
+)
+def test_a_report_says_what_limits_it(
+    job: Job, simulated_checks: Checks, overrides: dict[str, object], sentence: str
+) -> None:
+    report = make_report([job(simulated_checks(250), **overrides)], ReportOptions())
+    assert any(sentence.lower() in found.lower() for found in report.limitations)
+
+
+def test_what_is_in_order_is_no_limitation(job: Job, simulated_checks: Checks) -> None:
+    report = make_report([job(simulated_checks(250))], ReportOptions())
+    text = " ".join(report.limitations)
+    for word in ("canceled", "attempts", "chance", "devices", "misclassified", "no fit"):
+        assert word not in text
+
+
+def test_a_canceled_job_is_partial(job: Job, simulated_checks: Checks) -> None:
+    assert make_report([job(simulated_checks(90), canceled=True)], ReportOptions()).partial
+    assert make_report([job(simulated_checks(90), sample_count=100)], ReportOptions()).partial
+
+
+def test_few_failures_and_long_extrapolation_are_flagged(job: Job) -> None:
+    report = make_report([job([2, 5, 9, 11, 15, 18, 20] + [None] * 93)], ReportOptions())
+    text = " ".join(report.limitations)
+    assert "nly 7 of 100 samples failed" in text
+    assert "so the median lies beyond what was observed" in text
+    assert "lies beyond the longest time observed" in text or "has no finite expected time" in text
+    assert "half would fall within" in report.summary
+
+
+def test_money_is_counted_where_prices_are_known(job: Job) -> None:
+    outcomes = [job([10] * 60, seconds_per_check=1.0)]
+    costs = make_report(
+        outcomes, ReportOptions(defender_price_usd_per_hour=36.0, attacker_price_usd_per_hour=3.6)
+    ).costs
+    assert costs.training_cost_usd == pytest.approx(1.2)
+    assert costs.attack_cost_usd == pytest.approx(0.6)
+    assert costs.cost_per_failure_usd == pytest.approx(0.01)
+    unpriced = make_report(outcomes, ReportOptions()).costs
+    assert unpriced.training_cost_usd is None
+    assert (unpriced.training_seconds, unpriced.attack_seconds) == (120, 600)
+
+
+def test_prices_move_the_rate_in_seconds_and_not_that_in_queries(job: Job, simulated_checks: Checks) -> None:
+    outcomes = [job(simulated_checks(100))]
+    plain = make_report(outcomes, ReportOptions())
+    priced = make_report(outcomes, ReportOptions(defender_price_usd_per_hour=4.0, attacker_price_usd_per_hour=1.0))
+    ratios = [
+        after.cost_normalized_failure_rate.value / before.cost_normalized_failure_rate.value
+        for before, after in zip(plain.clock_reports, priced.clock_reports, strict=True)
+        if after.cost_normalized_failure_rate.value and before.cost_normalized_failure_rate.value
+    ]
+    assert ratios == pytest.approx([1, 4])
+
+
+def test_one_price_is_for_both(job: Job, simulated_checks: Checks) -> None:
+    outcomes = [job(simulated_checks(100))]
+    one = make_report(outcomes, ReportOptions(defender_price_usd_per_hour=4.0))
+    none = make_report(outcomes, ReportOptions())
+    assert one.clock_reports[1].cost_normalized_failure_rate == none.clock_reports[1].cost_normalized_failure_rate
+
+
+def test_a_model_attacked_twice_was_trained_once(job: Job, simulated_checks: Checks) -> None:
+    outcomes = [job(simulated_checks(50)), job(simulated_checks(50, seed=1), attack_job_id="job-2")]
+    report = make_report(outcomes, ReportOptions())
+    assert report.costs.training_seconds == 120
+    assert report.attack_job_ids == ("job-1", "job-2")
+    assert [reported.attack_job_id for reported in report.jobs] == ["job-1", "job-2"]
+
+
+def test_progress_counts_and_fits_what_has_arrived_and_starts_from_the_last_fit(
+    job: Job, simulated_checks: Checks
+) -> None:
+    checks = simulated_checks(300)
+    early = make_progress([job(checks[:200])], ReportOptions())
+    late = make_progress([job(checks)], ReportOptions(), early)
+    cold = make_progress([job(checks)], ReportOptions())
+    assert (late.outcome_count, late.in_flight_count) == (300, 0)
+    assert {fit.clock for fit in late.provisional_fits} == {Clock.QUERIES}
+    for warm, own in zip(late.provisional_fits, cold.provisional_fits, strict=True):
+        assert warm.iteration_count < own.iteration_count
+        assert warm.median.value == pytest.approx(own.median.value, rel=1e-6)
+
+
+def test_progress_before_the_first_outcome_has_statuses(job: Job) -> None:
+    progress = make_progress([job([])], ReportOptions())
+    assert {fit.status for fit in progress.provisional_fits} == {Status.NO_SAMPLE}
+
+
+def test_observations_of_any_origin_are_fitted() -> None:
+    data = Observations.of([0, 1, 2, 3, 4], [1, 2, 3, 4, math.inf], [9, 9, 9, 9, 9])
+    found = fit_observations(data, ReportOptions(distributions=tuple(Distribution)), misclassified_count=3)
+    assert (found.observation_count, found.failure_count, found.misclassified_count) == (45, 36, 3)
+    assert len(found.fits) == 4
+    assert found.fits[0].clock is None
+    assert found.kaplan_meier.survival[-1] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"confidence_level": 1.0}, "options.confidence_level"),
+        ({"confidence_level": math.nan}, "options.confidence_level"),
+        ({"distributions": ()}, "options.distributions"),
+        ({"attacker_price_usd_per_hour": 0.0}, "options.attacker_price_usd_per_hour"),
+        ({"defender_price_usd_per_hour": math.inf}, "options.defender_price_usd_per_hour"),
+    ],
+)
+def test_options_out_of_range_name_their_field(options: dict[str, object], field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        ReportOptions(**options)  # type: ignore[arg-type]
+    assert caught.value.field == field
+
+
+def test_a_report_needs_a_job() -> None:
+    with pytest.raises(InvalidRequest):
+        make_report([], ReportOptions())
