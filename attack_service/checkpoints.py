@@ -10,6 +10,7 @@ train the same model at once leave one good copy.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -66,6 +67,8 @@ class Store:
             text = path.read_text()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise _unreadable(path, error) from error
         try:
             entries = json.loads(text)
             stored = StoredModel(**{field.name: entries[field.name] for field in fields(StoredModel)})
@@ -76,6 +79,8 @@ class Store:
             content = weights_path.read_bytes()
         except FileNotFoundError as error:
             raise _move_aside(path, f"belongs to weights that are gone ({weights_path})") from error
+        except OSError as error:
+            raise _unreadable(weights_path, error) from error
         if hashlib.sha256(content).hexdigest() != stored.weights_digest:
             raise _move_aside(weights_path, "is damaged: its SHA-256 is not its name")
         return stored, load(content)
@@ -132,14 +137,22 @@ class Store:
                 os.fsync(file.fileno())
             aside.replace(path)
         except OSError as error:
-            aside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                aside.unlink()
             raise CheckpointInvalid(
                 f"cannot write {path}: {error.strerror or error}; "
                 "make room there, or start the worker with another --store"
             ) from error
 
 
+def _unreadable(path: Path, error: OSError) -> CheckpointInvalid:
+    reason = error.strerror or error
+    return CheckpointInvalid(f"cannot read {path}: {reason}; repair it, or start the worker with another --store")
+
+
 def _move_aside(path: Path, what: str) -> CheckpointInvalid:
     aside = path.with_name(f"{path.name}.damaged")
-    path.replace(aside)
+    # Another worker may have found the damage first and moved it; a store that is read-only stays as it is.
+    with contextlib.suppress(OSError):
+        path.replace(aside)
     return CheckpointInvalid(f"{path} {what}; it was moved to {aside.name}")

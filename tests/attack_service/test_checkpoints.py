@@ -1,0 +1,110 @@
+"""The store gives back what was stored or says what is wrong; it never loads damaged or executable files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from attack_service.checkpoints import Store, StoredModel, TrainingState
+from attack_service.errors import CheckpointInvalid
+
+WEIGHTS = {"layer.weight": torch.arange(6.0).reshape(2, 3), "count": torch.tensor(3)}
+
+
+def stored_model(digest: str) -> StoredModel:
+    return StoredModel(digest, 12.5, 100, 2, 0.75, 40, "a device")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(tmp_path)
+    store.save_record("key", stored_model(store.save_weights(WEIGHTS)), {"model": "tiny"})
+    return store
+
+
+def weights_file(root: Path) -> Path:
+    (path,) = (root / "models").glob("*.safetensors")
+    return path
+
+
+def test_a_stored_model_comes_back_and_its_file_is_named_by_its_digest(store: Store, tmp_path: Path) -> None:
+    loaded = store.load("key")
+    assert loaded is not None
+    found, tensors = loaded
+    assert all(torch.equal(tensors[name], WEIGHTS[name]) for name in WEIGHTS)
+    assert found == stored_model(hashlib.sha256(weights_file(tmp_path).read_bytes()).hexdigest())
+    assert weights_file(tmp_path).stem == found.weights_digest
+    assert json.loads((tmp_path / "records" / "key.json").read_text())["specification"] == {"model": "tiny"}
+
+
+def test_what_was_never_stored_is_not_there(store: Store) -> None:
+    assert store.load("another key") is None
+    assert store.load_training("another key") is None
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:-7], lambda content: content[:-1] + b"\xff", lambda _: b""]
+)
+def test_damaged_weights_are_named_and_moved_aside(store: Store, tmp_path: Path, damage) -> None:
+    path = weights_file(tmp_path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(CheckpointInvalid, match=f"{path.name}.*moved to {path.name}.damaged"):
+        store.load("key")
+    assert not path.exists()
+    # The record alone is no model: it goes too, and then the store is as if nothing had been trained.
+    with pytest.raises(CheckpointInvalid, match="belongs to weights that are gone"):
+        store.load("key")
+    assert store.load("key") is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"weights_digest": "abc"}'])
+def test_a_damaged_record_is_named_and_moved_aside(store: Store, tmp_path: Path, text: str) -> None:
+    (tmp_path / "records" / "key.json").write_text(text)
+    with pytest.raises(CheckpointInvalid, match=r"key\.json is not a record of a model"):
+        store.load("key")
+    assert store.load("key") is None
+
+
+def test_training_under_way_is_kept_until_the_model_is_there(store: Store) -> None:
+    store.save_training("other", TrainingState(1, 3.25, WEIGHTS))
+    store.save_training("other", TrainingState(2, 6.5, WEIGHTS))
+    state = store.load_training("other")
+    assert state is not None
+    assert (state.epoch, state.seconds) == (2, 6.5)
+    assert torch.equal(state.tensors["layer.weight"], WEIGHTS["layer.weight"])
+    store.save_record("other", stored_model(store.save_weights(WEIGHTS)), {})
+    assert store.load_training("other") is None
+
+
+def test_a_damaged_state_of_training_means_to_begin_again(store: Store, tmp_path: Path) -> None:
+    store.save_training("other", TrainingState(1, 3.25, WEIGHTS))
+    path = tmp_path / "training" / "other.safetensors"
+    path.write_bytes(path.read_bytes()[:20])
+    assert store.load_training("other") is None
+    assert path.with_name("other.safetensors.damaged").exists()
+
+
+def test_workers_that_store_the_same_model_at_once_leave_one_good_copy(tmp_path: Path) -> None:
+    def work(_: int) -> None:
+        store = Store(tmp_path)
+        store.save_training("key", TrainingState(1, 1.0, WEIGHTS))
+        store.save_record("key", stored_model(store.save_weights(WEIGHTS)), {})
+        assert store.load("key") is not None
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(40)))
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == sorted(
+        [weights_file(tmp_path).name, "key.json"]
+    )
+
+
+def test_a_store_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(CheckpointInvalid, match="start the worker with another --store"):
+        Store(blocked).save_weights(WEIGHTS)
