@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.options import attack_address
+from cli.quantities import NOTHING, count
 from cli.tables import table
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def datasets(attack_address: str, output_format: str) -> None:
         return
 
     def known(value: int) -> str:
-        return f"{value:,}".replace(",", " ") if value else "–"
+        return count(value) if value else NOTHING
 
     rows = [
         (

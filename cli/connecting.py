@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from afr.survival.v1.survival_service_pb2_grpc import SurvivalServiceStub
 
 CALL_SECONDS = 30.0
-CONNECT_SECONDS = 10.0
 
 _OPTION_OF_FIELD = {
     "model": "--model",
@@ -52,25 +50,6 @@ class Server:
         with interrupts.shielded():
             self.channel.close()
 
-    def connect(self, seconds: float = CONNECT_SECONDS) -> None:
-        """Wait until the server answers; raise `Problem` if it does not."""
-        import grpc
-
-        ready = grpc.channel_ready_future(self.channel)
-        deadline = time.monotonic() + seconds
-        try:
-            # In short waits: a future that is waited for does not see signals.
-            while True:
-                with contextlib.suppress(grpc.FutureTimeoutError):
-                    ready.result(timeout=0.1)
-                    return
-                if time.monotonic() > deadline:
-                    raise Problem(
-                        f"the {self.name} at {self.address} does not answer; check that it runs and is reachable"
-                    )
-        finally:
-            ready.cancel()
-
     def call(self, method: Callable[..., Any], request: Any, *, seconds: float = CALL_SECONDS) -> Any:
         """Make one unary call; raise `Problem` if it fails."""
         import grpc
@@ -94,7 +73,8 @@ class Server:
         where = f"the {self.name} at {self.address}"
         return Problem(
             {
-                grpc.StatusCode.UNAVAILABLE: f"{where} cannot be reached; check that it runs ({said})",
+                grpc.StatusCode.UNAVAILABLE: f"{where} cannot be reached; check that it runs "
+                f"({said.rpartition(': ')[2].strip('[] ')})",
                 grpc.StatusCode.DEADLINE_EXCEEDED: f"{where} did not answer in time; try again, or look at its log",
                 grpc.StatusCode.UNIMPLEMENTED: f"{where} does not know this call; check that the address is that of "
                 f"the {self.name}, and that it is not older than afrctl",
@@ -125,10 +105,9 @@ class SurvivalServer(Server):
 
 @contextlib.contextmanager
 def attack_server(address: str) -> Iterator[AttackServer]:
-    """A connected attack server."""
+    """An attack server, for the length of a block."""
     server = AttackServer(address)
     try:
-        server.connect()
         yield server
     finally:
         server.close()
@@ -136,10 +115,9 @@ def attack_server(address: str) -> Iterator[AttackServer]:
 
 @contextlib.contextmanager
 def survival_server(address: str) -> Iterator[SurvivalServer]:
-    """A connected survival server."""
+    """A survival server, for the length of a block."""
     server = SurvivalServer(address)
     try:
-        server.connect()
         yield server
     finally:
         server.close()

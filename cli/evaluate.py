@@ -167,6 +167,8 @@ class Evaluation:
         from cli.connecting import attack_server
 
         with attack_server(self._located.attack_address) as attack:
+            if self._located.survival_address:
+                _check_survival_server(self._located.survival_address)
             job = self._create(attack, spec)
             try:
                 return self._follow(attack, job, options)
@@ -268,6 +270,10 @@ class Evaluation:
                     raise Problem(end.attack_job.failure_message or "the job failed; the worker's log says why")
                 self.outcomes.verify(end)
                 self.final_state = end.attack_job.state
+                self._display.note(
+                    f"attacked {end.outcome_count} samples: {end.failed_count} failed, {end.survived_count} survived, "
+                    f"{end.misclassified_count} misclassified before the attack"
+                )
             case ReportProgressed(progress):
                 self._view.report_progress = progress
             case ReportArrived(report):
@@ -339,13 +345,24 @@ class Evaluation:
         return f"the outcomes of {len(self.outcomes)} samples are in {path}"
 
 
+def _check_survival_server(address: str) -> None:
+    """Raise `Problem` if the server does not answer: hours of attacking must not end without a report."""
+    from afr.survival.v1.survival_service_pb2 import ListReportsRequest
+
+    from cli.connecting import survival_server
+
+    with survival_server(address) as survival:
+        survival.call(survival.stub.ListReports, ListReportsRequest(page_size=1))
+
+
 def describe_model(job: AttackJob) -> str:
     """The attacked model in a sentence: how it came about and how good it is."""
     from cli.quantities import count, duration, share
 
     record = job.model_record
     seconds = record.training_duration.ToTimedelta().total_seconds()
-    trained = f"{record.epoch_count} epochs in {duration(seconds)} on {record.training_device_name}"
+    epochs = f"{record.epoch_count} epoch{'' if record.epoch_count == 1 else 's'}"
+    trained = f"{epochs} in {duration(seconds)} on {record.training_device_name}"
     how = f"taken from the store, trained before: {trained}" if record.from_store else f"trained {trained}"
     correct = f"{share(record.clean_accuracy)} of {count(record.test_sample_count)} test samples correct"
     return f"{job.spec.model} {how}; {correct}"

@@ -38,7 +38,7 @@ class View:
         if self.job is None or self.job.state == _QUEUED:
             return "waiting"
         return {_LOADING: "loading", _TRAINING: "training", _EVALUATING: "measuring", _ATTACKING: "attacking"}.get(
-            self.job.progress.phase, "working"
+            self.job.progress.phase, "starting"
         )
 
 
@@ -181,7 +181,7 @@ def describe(view: View, *, bar_width: int, marks: tuple[str, str]) -> list[str]
         title = {
             "loading": f"loading {spec.dataset} and {spec.model}",
             "measuring": f"measuring {spec.model} on clean samples",
-        }.get(view.step(), "working")
+        }.get(view.step(), "the worker is getting ready")
     if progress.HasField("remaining_duration"):
         parts.append(f"ETA {remaining(progress.remaining_duration.ToTimedelta().total_seconds())}")
     return ["  ".join([title, *parts]), provisional(view.report_progress)]

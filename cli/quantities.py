@@ -9,14 +9,13 @@ if TYPE_CHECKING:
     from afr.survival.v1 import survival_service_pb2 as survival
 
 NOTHING = "–"
-_THIN = " "
+_NARROW = "\u202f"
 
 DISTRIBUTIONS = {1: "Weibull", 2: "log-normal", 3: "log-logistic", 4: "exponential", 5: "generalised gamma"}
 CONCLUSIONS = {0: "undecided", 1: "broken", 2: "not rejected", 3: "undecided"}
 MEANINGS = {
     "broken": "Breaking this model costs less than training it did: the whole interval of the rate lies above 1.",
-    "not rejected": "Breaking this model costs more than training it did: the whole interval of the rate lies below 1. "
-    "That is no proof of robustness: a stronger attack may do better.",
+    "not rejected": "Breaking this model costs more than training it did: the whole interval of the rate lies below 1.",
     "undecided": "These data do not say whether breaking this model costs more or less than training it did.",
 }
 QUERIES, SECONDS = 2, 1
@@ -39,7 +38,7 @@ def clock_word(number: int) -> str:
 
 def count(value: float) -> str:
     """A whole number with its thousands apart."""
-    return f"{value:,.0f}".replace(",", _THIN)
+    return f"{value:,.0f}".replace(",", _NARROW)
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -71,7 +71,7 @@ def job_setting(job: ReportedJob) -> str:
 
 
 def key_figures(report: Report) -> list[Figure]:
-    """The figures that answer the question, each on every clock."""
+    """The figures that answer the question, each on every clock; those that no clock has are left out."""
     clocks = list(report.clock_reports)
     fits = [best_fit(clock) for clock in clocks]
     pairs = [(clock.clock, fit) for clock, fit in zip(clocks, fits, strict=True)]
@@ -144,7 +144,7 @@ def key_figures(report: Report) -> list[Figure]:
                 "The same rate without an attacker: what waiting for a clean error costs.",
             )
         )
-    return figures
+    return [figure for figure in figures if any(value != NOTHING for value in figure.values)]
 
 
 def clock_headers(report: Report) -> list[str]:
@@ -177,6 +177,13 @@ def statuses(clock: ClockReport) -> list[str]:
         if fit.status != _OK:
             reasons.setdefault(fit.status_message or "no numbers", []).append(distribution_word(fit.distribution))
     return [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
+
+
+def common_statuses(report: Report) -> list[str]:
+    """Why no clock has any numbers, if the reasons are the same on all of them; else empty."""
+    reasons = [statuses(clock) for clock in report.clock_reports]
+    none = not any(best_fit(clock) for clock in report.clock_reports)
+    return reasons[0] if reasons and none and all(reason == reasons[0] for reason in reasons) else []
 
 
 def cost_lines(report: Report) -> Iterator[tuple[str, str]]:

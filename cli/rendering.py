@@ -13,6 +13,7 @@ from cli.reading import (
     FIT_COLUMNS,
     accuracy_shares,
     clock_headers,
+    common_statuses,
     cost_lines,
     devices,
     fit_row,
@@ -75,7 +76,10 @@ def render(report: Report, *, colour: bool = False, width: int | None = None) ->
     ]
     blocks.append(f"{count(report.sample_count)} samples  {marks}\n{counted}\n{table(('', ''), accuracies)}")
 
-    for clock in report.clock_reports:
+    common = common_statuses(report)
+    if common:
+        blocks.append("\n".join([styled("no fit", bold=True), *(wrapped(sentence, "", "  ") for sentence in common)]))
+    for clock in () if common else report.clock_reports:
         lines = [styled(f"fits on the {clock_word(clock.clock)} clock", bold=True)]
         if any(fit.status == 1 for fit in clock.fits):
             rows = [fit_row(fit) for fit in clock.fits if fit.status == 1]

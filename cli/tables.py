@@ -16,6 +16,8 @@ def visible_width(text: str) -> int:
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), indent: str = "") -> str:
     """Rows under a header, each column as wide as its widest cell, the columns in `right` aligned to the right."""
     lines = [header, *rows] if any(header) else list(rows)
+    if not lines:
+        return ""
     widths = [max(visible_width(line[i]) for line in lines) for i in range(len(header))]
 
     def padded(cell: str, i: int) -> str:

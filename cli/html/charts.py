@@ -76,7 +76,7 @@ def survival_figure(clock: ClockReport) -> Markup:
     ]  # fmt: skip
     last = min((value for value in observed.survival), default=math.nan)
     description = (
-        f"The observed share falls to {number(100 * last)} % at {value_on_clock(end, clock.clock)}."
+        f"The observed share falls to {number(100 * last)} % at {value_on_clock(observed.time[-1], clock.clock)}."
         if observed.time
         else ""
     )
@@ -131,7 +131,7 @@ def rate_figure(report: Report) -> Markup:
 
     def draw(width: int) -> tuple[int, Markup]:
         wide = width == _WIDE
-        left, right, top, step = (170 if wide else 8), width - 14, 30, 40 if wide else 54
+        left, right, top, step = (170 if wide else 8), width - (190 if wide else 14), 30, 40 if wide else 54
         height = top + step * len(drawn) + 44
         x = Scale(low, high, left, right, logarithmic=True)
         bottom = height - 40
@@ -158,10 +158,11 @@ def rate_figure(report: Report) -> Markup:
                 first, last = x(max(estimate.lower, low)), x(estimate.upper)
                 parts.append(element("line", x1=first, x2=last, y1=place, y2=place, class_=f"whisker {kind}"))
             parts.append(element("circle", cx=x(estimate.value), cy=place, r=6 if kind == "rate" else 4.5, class_=kind))
-            # The number stands where there is room for it.
-            beside, anchor = (last + 12, "start") if last < right - 170 else (first - 12, "end")
-            value = interval(estimate)
-            parts.append(element("text", value, x=beside, y=place + 4, class_="value", text_anchor=anchor))
+            shown = interval(estimate)
+            if wide:
+                parts.append(element("text", shown, x=right + 16, y=place + 4, class_="value"))
+            else:
+                parts.append(element("text", shown, x=right, y=place - 16, class_="value", text_anchor="end"))
         return height, join(parts)
 
     description = "; ".join(f"{label}: {interval(estimate)}" for label, estimate, _ in drawn)
@@ -244,7 +245,8 @@ def _time_axis(clock: ClockReport) -> tuple[float, str, float]:
     """Where the time axis ends, its unit, and how much of the clock one unit is."""
     times = [*clock.kaplan_meier.time, *clock.histogram.edge]
     ends = [fit.restriction_time for fit in clock.fits if fit.status == _OK]
-    end = max([time for time in (*times, *ends) if math.isfinite(time)], default=1.0) or 1.0
+    # A little beyond the last time, or what happened then could not be told from the frame.
+    end = 1.03 * (max([time for time in (*times, *ends) if math.isfinite(time)], default=1.0) or 1.0)
     if clock.clock != SECONDS:
         return end, "queries spent on the sample", 1.0
     unit, size = time_unit(end)

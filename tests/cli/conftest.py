@@ -1,10 +1,19 @@
-"""Reports made by hand from closed forms, for the tests of what is printed and drawn."""
+"""`afrctl` as a user runs it, scripted servers, and reports made by hand from closed forms."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 from afr.survival.v1 import survival_service_pb2 as pb
 
@@ -199,3 +208,90 @@ def any_report(request: pytest.FixtureRequest) -> pb.Report:
 def reports() -> dict[str, Callable[[], pb.Report]]:
     """What makes a report of each kind, by name."""
     return REPORTS
+
+
+AFRCTL = (sys.executable, "-c", "from cli.main import main; main()")
+
+
+@dataclass(frozen=True)
+class Afrctl:
+    """Runs `afrctl` in a process of its own, with folders of its own."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def __call__(
+        self, *arguments: str | Path, seconds: float = 60, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run to the end. `environment` adds to the variables."""
+        return subprocess.run(
+            [*AFRCTL, *map(str, arguments)],
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+
+    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
+        """Start and return at once. Its output goes to `folder`/afrctl.out and .err."""
+        with (self.folder / "afrctl.out").open("w") as out, (self.folder / "afrctl.err").open("w") as err:
+            return subprocess.Popen(
+                [*AFRCTL, *map(str, arguments)],
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                text=True,
+                start_new_session=True,
+            )
+
+    @property
+    def errors(self) -> str:
+        return (self.folder / "afrctl.err").read_text()
+
+    def processes(self) -> list[str]:
+        """The command lines of all living processes that belong to a stack started by this object."""
+        mark = f"AFRCTL_STACK={self.folder}".encode()
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if mark in (process / "environ").read_bytes():
+                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        return found
+
+
+@pytest.fixture
+def afrctl(tmp_path: Path) -> Iterator[Afrctl]:
+    """`afrctl` with a home, a state and temporary files of the test's own."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AFR_", "AFRCTL_"))}
+    for name, folder in (("TMPDIR", "tmp"), ("XDG_STATE_HOME", "state"), ("XDG_DATA_HOME", "data"), ("HOME", "home")):
+        (tmp_path / folder).mkdir()
+        environment[name] = str(tmp_path / folder)
+    environment |= {"OMP_NUM_THREADS": "1", "TERM": "dumb"}
+    afrctl = Afrctl(tmp_path, environment)
+    yield afrctl
+    if (tmp_path / "state" / "afr" / "stack" / "stack.json").exists():
+        afrctl("down")
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., str]]:
+    """`serve((add_to_server, servicer), …)` answers for scripted servicers and returns the address."""
+    servers: list[grpc.Server] = []
+
+    def start(*servicers: tuple[Any, Any]) -> str:
+        server = grpc.server(ThreadPoolExecutor(8))
+        for add_to_server, servicer in servicers:
+            add_to_server(servicer, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        servers.append(server)
+        return f"127.0.0.1:{port}"
+
+    yield start
+    for server in servers:
+        server.stop(0).wait()

@@ -1,0 +1,98 @@
+"""A wrong command line gets one line that says what to do, at once, and starts nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EVALUATE = ("evaluate", "--model", "resnet18", "--attack", "pgd")
+
+MISUSES: list[tuple[tuple[str, ...], int, str]] = [
+    (("evaluate",), 2, "--model"),
+    ((*EVALUATE, "--epsilon", "nan"), 2, "nan"),
+    ((*EVALUATE, "--epsilon", "-1"), 2, "-1"),
+    ((*EVALUATE, "--epsilon", "0"), 2, "not above 0"),
+    ((*EVALUATE, "--epsilon", "inf"), 2, "finite"),
+    ((*EVALUATE, "--epsilon", "1.5"), 2, "at most 1"),
+    ((*EVALUATE, "--epsilon", "much"), 2, "no number"),
+    ((*EVALUATE, "--step-size", "0"), 2, "not above 0"),
+    ((*EVALUATE, "--max-iterations", "0"), 2, "at least 1"),
+    ((*EVALUATE, "--samples", "0"), 2, "at least 1"),
+    ((*EVALUATE, "--samples", "4294967296"), 2, "at least 1"),
+    ((*EVALUATE, "--samples", "ten"), 2, "no whole number"),
+    ((*EVALUATE, "--epochs", "0"), 2, "at least 1"),
+    ((*EVALUATE, "--seed", "-1"), 2, "from 0"),
+    ((*EVALUATE, "--price-usd-per-hour", "-2"), 2, "at least 0"),
+    ((*EVALUATE, "--clock", "moons"), 2, "moons"),
+    ((*EVALUATE, "--format", "pdf"), 2, "pdf"),
+    ((*EVALUATE, "--data-root", "/no/such/folder"), 2, "/no/such/folder"),
+    ((*EVALUATE, "--output", "/proc/report"), 1, "--output"),
+    ((*EVALUATE, "--output", "/dev/null"), 1, "--output"),
+    ((*EVALUATE, "--tls-ca", "ca.pem"), 2, "TLS is not available yet"),
+    ((*EVALUATE, "--attack-address", "nowhere", "--survival-address", "127.0.0.1:1"), 2, "HOST:PORT"),
+    ((*EVALUATE, "--attack-address", "127.0.0.1:1", "--survival-address", "127.0.0.1:1"), 1, "cannot be reached"),
+    ((*EVALUATE, "--survival-address", "127.0.0.1:1"), 2, "--attack-address"),
+    ((*EVALUATE, "--attack-address", "127.0.0.1:1", "--data-root", "/tmp"), 2, "--data-root has no effect"),
+    (("evaluat",), 2, "evaluat"),
+    (("jobs", "list"), 1, "afrctl up"),
+    (("jobs", "show", "x", "--attack-address", "127.0.0.1:1"), 1, "cannot be reached"),
+    (("jobs", "follow", "x", "--attack-address", "127.0.0.1:1", "--csv", "no/such/file.csv"), 1, "no folder"),
+    (("report",), 2, "JOB"),
+    (("report", "x"), 1, "afrctl up"),
+    (("report", "x", "--survival-address", "127.0.0.1:99999"), 2, "HOST:PORT"),
+    (("models", "--attack-address", "127.0.0.1:1"), 1, "cannot be reached"),
+    (("status",), 1, "no stack is running"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "said"), MISUSES, ids=[" ".join(row[0]) for row in MISUSES])
+def test_a_misuse_is_one_line(afrctl: Any, arguments: tuple[str, ...], code: int, said: str) -> None:
+    ended = afrctl(*arguments)
+    assert ended.returncode == code
+    assert ended.stdout == ""
+    lines = ended.stderr.splitlines()
+    assert len(lines) == 1, ended.stderr
+    assert lines[0].startswith("error: ")
+    assert said in lines[0]
+    assert afrctl.processes() == []
+
+
+def test_a_folder_that_was_made_for_nothing_is_removed(afrctl: Any, tmp_path: Path) -> None:
+    afrctl(*EVALUATE, "--attack-address", "127.0.0.1:1", "--survival-address", "127.0.0.1:1", "--output", "deep/down")
+    assert not (tmp_path / "deep").exists()
+
+
+BROKEN = """
+from cli import catalogs
+from cli.main import main
+
+def fail(**options):
+    raise ZeroDivisionError("by zero")
+
+catalogs.datasets.callback = fail
+main()
+"""
+
+
+def test_a_defect_is_one_line_and_keeps_its_traceback(afrctl: Any, tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", BROKEN, "datasets"],
+        env=afrctl.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: a defect in afrctl: ZeroDivisionError: by zero (the traceback is in ")
+    assert len(ended.stderr.splitlines()) == 1
+    (log,) = (tmp_path / "state" / "afr").glob("defect-*.log")
+    assert "Traceback" in log.read_text()
+
+
+def test_down_without_a_stack_is_no_error(afrctl: Any) -> None:
+    ended = afrctl("down")
+    assert (ended.returncode, ended.stdout) == (0, "no stack is running\n")

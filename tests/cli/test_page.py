@@ -1,0 +1,131 @@
+"""The report as a page: well-formed, self-contained, and nothing in it is taken for markup."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+
+import pytest
+from afr.survival.v1.survival_service_pb2 import Report
+
+from cli.html.axes import Scale, log_ticks, round_ticks
+from cli.html.page import report_page
+
+Reports = dict[str, Callable[[], Report]]
+VOID = {"meta", "link", "br", "hr", "img", "input", "col"}
+
+
+class Checker(HTMLParser):
+    """Collects tags and texts, and what is not properly nested."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.faults: list[str] = []
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(f"</{tag}> at {self.getpos()}")
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def read(page: str) -> Checker:
+    checker = Checker()
+    checker.feed(page)
+    checker.close()
+    return checker
+
+
+def test_every_page_is_well_formed(any_report: Report) -> None:
+    checker = read(report_page(any_report))
+    assert checker.faults == []
+    assert checker.open == []
+
+
+def test_an_empty_report_makes_a_page() -> None:
+    assert read(report_page(Report())).faults == []
+
+
+def test_a_page_loads_nothing(any_report: Report) -> None:
+    page = report_page(any_report)
+    assert re.findall(r"(?:https?:)?//[a-z]", page) == []
+    assert "url(" not in page
+    assert "@import" not in page
+    checker = read(page)
+    assert {tag for tag, _ in checker.tags} & {"script", "img", "link", "iframe", "object", "use", "image"} == set()
+    assert [key for _, attributes in checker.tags for key in attributes if key in ("src", "href", "xlink:href")] == []
+
+
+def test_numbers_of_a_drawing_are_numbers(any_report: Report) -> None:
+    page = report_page(any_report)
+    assert "nan" not in re.sub(r"[a-z]*nan[a-z]+|[a-z]+nan", "", page.lower())
+    for points in re.findall(r' d="([^"]*)"', page):
+        assert re.fullmatch(r"M[-0-9. L]+Z?", points), points
+
+
+def test_what_comes_from_outside_is_escaped(reports: Reports) -> None:
+    report = reports["good"]()
+    poison = "<script>alert('x')</script>\"&"
+    report.summary = report.jobs[0].model = report.jobs[0].dataset = report.limitations[0] = poison
+    report.jobs[0].attack_parameters[poison] = 1.0
+    report.clock_reports[0].fits[0].status = 5
+    report.clock_reports[0].fits[0].status_message = poison
+    page = report_page(report)
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 5
+    assert read(page).faults == []
+
+
+def test_a_dollar_sign_stays_a_dollar_sign(reports: Reports) -> None:
+    report = reports["good"]()
+    report.summary = "a $style of $5 and ${title}"
+    assert "a $style of $5 and ${title}" in report_page(report)
+
+
+def test_the_page_shows_what_the_report_says(reports: Reports) -> None:
+    text = " ".join("".join(read(report_page(reports["good"]())).texts).split())
+    for said in ("broken", "1.58", "[1.35, 1.85]", "7.60 queries", "Weibull, best by AIC", "150 failed", "$0.0878"):
+        assert said in text, said
+
+
+def test_drawings_and_tables_have_names(any_report: Report) -> None:
+    tags = read(report_page(any_report)).tags
+    drawings = [attributes for tag, attributes in tags if tag == "svg" and attributes.get("aria-hidden") != "true"]
+    assert drawings
+    assert all(attributes.get("role") == "img" and attributes.get("aria-label") for attributes in drawings)
+    names = [tag for tag, _ in tags]
+    assert names.count("table") == names.count("caption")
+    assert all(attributes.get("scope") in ("row", "col") for tag, attributes in tags if tag == "th")
+
+
+def test_without_a_failure_there_is_no_histogram_and_no_rate(reports: Reports) -> None:
+    page = report_page(reports["no-failure"]())
+    assert "Histogram of failures" not in page
+    assert "Cost-normalised failure rates" not in page
+    assert "Survival curves" in page
+
+
+def test_ticks_are_round_and_within() -> None:
+    assert round_ticks(11, 9) == [0, 2, 4, 6, 8, 10]
+    assert round_ticks(0, 4) == [0.0]
+    assert log_ticks(0.1, 10, 9) == [0.1, 0.2, 0.5, 1, 2, 5, 10]
+    assert all(1e-9 <= tick <= 1e9 for tick in log_ticks(1e-9, 1e9))
+
+
+def test_a_scale_keeps_what_lies_outside_on_its_edge() -> None:
+    scale = Scale(0, 10, 100, 200)
+    assert (scale(-5), scale(5), scale(50)) == (100, 150, 200)
+    assert Scale(0.1, 10, 0, 100, logarithmic=True)(1) == pytest.approx(50)

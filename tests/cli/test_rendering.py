@@ -1,0 +1,87 @@
+"""What a report looks like on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from afr.survival.v1.survival_service_pb2 import Report
+
+from cli.rendering import render
+from cli.tables import visible_width
+
+Reports = dict[str, Callable[[], Report]]
+
+
+def line_of(text: str, beginning: str) -> str:
+    return next(line for line in text.splitlines() if line.startswith(beginning))
+
+
+def test_the_conclusion_comes_first(reports: Reports) -> None:
+    lines = render(reports["good"](), width=110).splitlines()
+    assert lines[0] == "BROKEN  resnet50 on digits under pgd"
+    assert lines[1].startswith("A failure costs the attacker 1.58 times less")
+
+
+def test_figures_stand_on_both_clocks_with_their_intervals(reports: Reports) -> None:
+    text = render(reports["good"](), width=110)
+    assert line_of(text, "95 % intervals").split()[-2:] == ["queries", "seconds"]
+    assert "1.58 [1.35, 1.85]" in line_of(text, "cost-normalised failure rate C")
+    median = line_of(text, "median time to failure")
+    assert "7.60 [6.25, 9.25]" in median
+    assert "412 [339, 501] ms" in median
+    assert "> 99.9 %" in line_of(text, "confidence that C > 1")
+    assert "$0.0878" in line_of(text, "training of 1\u202f437 samples")
+
+
+def test_fits_stand_side_by_side(reports: Reports) -> None:
+    text = render(reports["good"](), width=110)
+    rows = [line.split()[:2] for line in text.splitlines() if line.startswith(("Weibull", "log-"))]
+    assert rows == [["Weibull", "612.3"], ["log-logistic", "618.9"], ["log-normal", "624.1"]] * 2
+
+
+def test_a_fit_without_numbers_says_why_and_invents_none(reports: Reports) -> None:
+    text = render(reports["single-check"](), width=110)
+    assert "Weibull, log-logistic, log-normal: every sample was checked once; use an iterative attack" in text
+    assert "median" not in text
+    assert "AIC" not in text
+    assert "1.58 [1.35, 1.85]" in line_of(text, "cost-normalised failure rate C")
+
+
+def test_no_failure_reads_as_undecided(reports: Reports) -> None:
+    text = render(reports["no-failure"](), width=110)
+    assert text.startswith("UNDECIDED")
+    assert "no sample failed in 240; with 95 % confidence the failure rate is below 1.2 %" in text
+    assert "cost-normalised failure rate C" not in text
+
+
+def test_an_infinite_mean_is_infinite(reports: Reports) -> None:
+    text = render(reports["infinite-mean"](), width=110)
+    assert line_of(text, "expected time to failure E[T]").split()[-2:] == ["∞", "∞"]
+    assert "100 %" in line_of(text, "extrapolated share of E[T]")
+
+
+def test_a_partial_report_says_so(any_report: Report) -> None:
+    assert "Partial:" not in render(any_report, width=110)
+    any_report.partial = True
+    assert "Partial: samples were still in flight" in render(any_report, width=110)
+
+
+def test_colour_changes_nothing_but_colour(any_report: Report) -> None:
+    import re
+
+    plain, coloured = render(any_report, width=110), render(any_report, width=110, colour=True)
+    assert "\x1b[" not in plain
+    assert "\x1b[" in coloured
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
+
+
+def test_prose_keeps_to_the_width(any_report: Report) -> None:
+    any_report.summary = "word " * 200
+    paragraph = [line for line in render(any_report, width=80).splitlines() if line.startswith("word")]
+    assert len(paragraph) > 5
+    assert all(visible_width(line) <= 80 for line in paragraph)
+
+
+def test_an_empty_report_is_printed_all_the_same() -> None:
+    """An older or a newer server may leave out anything."""
+    assert render(Report(), width=110).startswith("UNDECIDED")
