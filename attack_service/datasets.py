@@ -23,6 +23,7 @@ from attack_service.errors import DatasetUnavailable, InvalidSpecification
 
 _DOWNLOAD_TIMEOUT_SECONDS = 20.0
 _IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+_DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # the package dataset-fashion-mnist
 _TEST_EVERY = 5  # a folder without a test split gives every fifth image of a class to it
 
 
@@ -141,7 +142,9 @@ def _read_torchvision(kind: str, data_root: Path, *, train: bool) -> tuple[Tenso
         "cifar100": (data_root, "cifar-100-python.tar.gz"),
     }[kind]
     try:
-        _unpack_idx(folder)
+        _unpack_idx(folder, folder)
+        if kind == "fashion-mnist":
+            _unpack_idx(_DEBIAN_FASHION_MNIST, folder)
         try:
             read = reader(root=str(data_root), train=train, download=False)
         except RuntimeError:
@@ -165,12 +168,13 @@ def _read_torchvision(kind: str, data_root: Path, *, train: bool) -> tuple[Tenso
     return pixels, labels
 
 
-def _unpack_idx(folder: Path) -> None:
-    """Unpack MNIST's files where they lie packed only: Debian and most mirrors ship them so."""
-    for packed in sorted(folder.glob("*-ubyte.gz")):
-        unpacked = packed.with_suffix("")
+def _unpack_idx(source_folder: Path, folder: Path) -> None:
+    """Unpack those of MNIST's files that are not there unpacked: Debian and most mirrors ship them packed."""
+    for packed in sorted(source_folder.glob("*-ubyte.gz")):
+        unpacked = folder / packed.stem
         if unpacked.exists():
             continue
+        folder.mkdir(parents=True, exist_ok=True)
         aside = unpacked.with_name(f".{unpacked.name}.part")
         with gzip.open(packed, "rb") as source, aside.open("wb") as target:
             shutil.copyfileobj(source, target)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import pickle
-import shutil
 import struct
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from PIL import Image
 from attack_service.datasets import Split, balanced_indices, load
 from attack_service.errors import DatasetUnavailable, InvalidSpecification
 
-DEBIAN_FASHION_MNIST = Path("/usr/share/dataset-fashion-mnist")
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
 def test_digits_are_real_grey_images_in_the_unit_interval(tmp_path: Path) -> None:
@@ -196,12 +195,16 @@ def test_a_cifar_file_with_another_digest_is_never_unpickled(
     assert not (tmp_path / "exploded").exists()
 
 
+def test_a_system_wide_fashion_mnist_is_unpacked_into_the_data_root(
+    tmp_path: Path, no_network: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mnist(tmp_path / "system")
+    monkeypatch.setattr("attack_service.datasets._DEBIAN_FASHION_MNIST", tmp_path / "system")
+    assert len(load("fashion-mnist", image_size=28, data_root=tmp_path / "data").test) == 10
+
+
 @pytest.mark.skipif(not DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
-def test_debian_packages_of_fashion_mnist_are_read(tmp_path: Path) -> None:
-    folder = tmp_path / "FashionMNIST" / "raw"
-    folder.mkdir(parents=True)
-    for path in DEBIAN_FASHION_MNIST.rglob("*-ubyte.gz"):
-        shutil.copy(path, folder)
+def test_the_fashion_mnist_of_debian_is_found_without_a_download(tmp_path: Path, no_network: None) -> None:
     dataset = load("fashion-mnist", image_size=32, data_root=tmp_path)
     assert (len(dataset.train), len(dataset.test), dataset.channel_count) == (60_000, 10_000, 1)
     assert torch.equal(dataset.test.labels.bincount(), torch.full((10,), 1000))
