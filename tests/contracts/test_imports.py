@@ -23,7 +23,7 @@ _RUN_WITHOUT = """
 import importlib, json, sys
 
 class Without:
-    """A finder that does not find some packages, as where they are not installed."""
+    # Does not find some packages, as where they are not installed.
 
     def __init__(self, finder, names):
         self.finder, self.names = finder, names
