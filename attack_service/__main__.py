@@ -14,6 +14,7 @@ from attack_service.errors import StoreUnavailable
 
 _FAILED = 1
 _MISUSED = 2
+_INTERRUPTED = 130
 
 _EXAMPLES = """examples:
   python -m attack_service serve --address 0.0.0.0:50051 --redis-url redis://redis.example:6379/0
@@ -34,6 +35,9 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         return _work(settings.read(settings.WorkSettings, flags, environ), environ)
     except ValueError as error:
         return _complain(str(error), _MISUSED)
+    except KeyboardInterrupt:
+        # Before the process could handle the signal itself: it has taken nothing that it must give back.
+        return _INTERRUPTED
 
 
 def _serve(serve_settings: settings.ServeSettings) -> int:

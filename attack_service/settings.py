@@ -27,10 +27,10 @@ class ServeSettings:
     address: str = _option("127.0.0.1:50051", "AFR_ADDRESS", "where to listen; port 0 takes a free one", "HOST:PORT")
     redis_url: str = _option(*_REDIS_URL, "URL")
     heartbeat_seconds: float = _option(
-        10.0, "AFR_HEARTBEAT_SECONDS", "the longest silence on a stream of outcomes; clients expect at most 15", "S"
+        8.0, "AFR_HEARTBEAT_SECONDS", "the longest silence on a stream of outcomes; clients expect at most 15", "S"
     )
     redis_patience_seconds: float = _option(
-        10.0, "AFR_SERVER_REDIS_PATIENCE_SECONDS", "how long a call waits for a Redis that does not answer", "S"
+        6.0, "AFR_SERVER_REDIS_PATIENCE_SECONDS", "how long a call waits for a Redis that does not answer", "S"
     )
     reconcile_seconds: float = _option(
         15.0, "AFR_RECONCILE_SECONDS", "how often jobs that the queue has lost are looked for", "S"
@@ -41,6 +41,9 @@ class ServeSettings:
 
     def __post_init__(self) -> None:
         _check(self)
+        host, _, port = self.address.rpartition(":")
+        if not (host and port.isascii() and port.isdecimal() and int(port) < 65536):
+            raise ValueError(f"address {self.address!r} is not HOST:PORT, such as 127.0.0.1:50051")
         if self.heartbeat_seconds > 15:
             raise ValueError("heartbeat_seconds may be at most 15: clients take a longer silence for a dead server")
 

@@ -37,6 +37,7 @@ from attack_service.settings import WorkSettings
 
 HEARTBEAT_SECONDS = 3.0
 _HEARTBEAT_EXPIRY_SECONDS = 12
+_FAREWELL_SECONDS = 4.0
 # The page of memory that parent and child share: told to stop, at a shard, the child's process id.
 _FLAGS = struct.Struct("=??xxxxxxq")
 _STOPPING, _BUSY = 0, 1
@@ -292,6 +293,11 @@ def _stop_first(worker: Worker, number: signal.Signals) -> None:
 
     def handle(received: int, frame: FrameType | None) -> None:
         worker.stop()
+        # Celery's farewell needs Redis; without one it would wait for ever. Whatever is not said now, the queue finds
+        # out by itself when the task's visibility ends.
+        last_resort = threading.Timer(_FAREWELL_SECONDS, os._exit, [0])
+        last_resort.daemon = True
+        last_resort.start()
         shut_down(received, frame)
 
     signal.signal(number, handle)

@@ -246,7 +246,7 @@ def test_outcomes_and_news_arrive_while_the_job_runs(stub, worker_client, make_o
     assert next(messages).heartbeat.attack_job.progress.done_count == 5
     ledger.record([make_outcome(1)], [], 0.5)
     assert list(next(messages).outcome_batch.sample_index) == [1]
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 10
     ledger.finish(State.FAILED, "the dataset is not there; give --data-root")
     rest = list(messages)
     assert rest[-1].end.attack_job.failure_message == "the dataset is not there; give --data-root"
@@ -269,7 +269,7 @@ def test_a_lost_worker_is_seen_in_the_stream(stub, worker_client) -> None:
     worker_client.delete(f"afr:job:{job_id}:shard:0:lease")
     began = time.monotonic()
     assert "no worker is running" in next(messages).heartbeat.attack_job.warnings[0]
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
 
 
 def test_lost_outcomes_are_data_loss_and_trimmed_ones_out_of_range(
@@ -291,7 +291,7 @@ def test_a_deadline_ends_a_stream_and_frees_the_server(stub, worker_client) -> N
     with pytest.raises(grpc.RpcError) as caught:
         list(stream(stub, job_id, timeout=0.5))
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
 
     def blocked() -> int:
         return sum(connection["cmd"] == "xread" for connection in worker_client.client_list())
@@ -329,7 +329,7 @@ def test_a_quiet_stream_has_heartbeats(server) -> None:
         messages = stream(stub, create(stub))
         began = time.monotonic()
         assert [next(messages).WhichOneof("event") for _ in range(3)] == ["heartbeat"] * 3
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 14
         messages.cancel()
 
 
@@ -372,8 +372,8 @@ def test_a_stopping_server_ends_streams_that_can_be_continued_elsewhere(
         follower.join(10)
         assert failure_of(ended.value).reason == "SERVER_STOPPING"
         assert caught[0].code is grpc.StatusCode.UNAVAILABLE
-        assert server.wait(10) == 0
-        assert time.monotonic() - began < 4
+        assert server.wait(20) == 0
+        assert time.monotonic() - began < 14
     ledger.record([make_outcome(2)], [], 0.5)
     ledger.finish(State.SUCCEEDED)
     other = start_process(
