@@ -17,6 +17,8 @@ from survival_service.observations import FloatArray
 
 # Relative to the largest column: below this a column is a combination of the others but for rounding.
 _RANK_TOLERANCE = 1e-9
+# An eigenvalue of the correlations (the square of such a distance) above this needs no closer look.
+_CLEARLY_INDEPENDENT = 1e-6
 # Strengths whose effect is a power of time: one unit of the covariate is a factor e in strength.
 _LOGARITHMIC = frozenset({"epsilon", "step_size"})
 
@@ -58,8 +60,11 @@ def independent_columns(
     candidates = np.flatnonzero(varies)
     if candidates.size == 0:
         return [], tuple(dropped)
-    # Rows that repeat say nothing about rank: the distinct ones make a small matrix of a large table.
-    scaled = np.unique(centred[:, candidates] / size[candidates], axis=0)
+    scaled = centred[:, candidates] / size[candidates]
+    # Well-conditioned by their correlations, as almost always: nothing to find.
+    if np.linalg.eigvalsh(scaled.T @ scaled / len(scaled))[0] > _CLEARLY_INDEPENDENT:
+        return candidates.tolist(), tuple(dropped)
+    # Column j of R ends on its diagonal: what of it the columns before leave unexplained.
     diagonal = np.abs(np.diag(qr(scaled, mode="r", check_finite=False)[0]))
     diagonal = np.append(diagonal, np.zeros(max(0, candidates.size - diagonal.size)))
     free = diagonal > _RANK_TOLERANCE * np.linalg.norm(scaled, axis=0).max()

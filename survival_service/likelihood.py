@@ -85,8 +85,8 @@ class Likelihood:
 
     def start(self) -> FloatArray:
         """Parameters to start from: least squares on the middles of the rows."""
-        root = np.sqrt(self._weight)
-        coefficients = np.linalg.lstsq(root[:, None] * self._x, root * self._time, rcond=1e-10)[0]
+        weighted = self._weight[:, None] * self._x
+        coefficients = np.linalg.lstsq(weighted.T @ self._x, weighted.T @ self._time, rcond=1e-10)[0]
         residuals = self._time - self._x @ coefficients
         spread = np.sqrt(self._weight @ residuals**2 / self._weight.sum())
         gamma = self.time_scale if self.scale_fixed else 1.0 / max(spread, 1e-3)
