@@ -116,7 +116,7 @@ class Store:
         """Store an epoch's end; the latest wins."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
         content = save(tensors, {"epoch": str(state.epoch), "seconds": repr(state.seconds)})
-        self._write(self._training_path(key), content)
+        self._write(self._training_path(key), content, durable=False)
 
     def _weights_path(self, digest: str) -> Path:
         return self._root / "models" / f"{digest}.safetensors"
@@ -127,14 +127,16 @@ class Store:
     def _training_path(self, key: str) -> Path:
         return self._root / "training" / f"{key}.safetensors"
 
-    def _write(self, path: Path, content: bytes) -> None:
+    def _write(self, path: Path, content: bytes, *, durable: bool = True) -> None:
+        """Write a file whole; one that is not `durable` may be damaged by a loss of power, and is then found to be."""
         aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with aside.open("wb") as file:
                 file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             aside.replace(path)
         except OSError as error:
             with contextlib.suppress(OSError):

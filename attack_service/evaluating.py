@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -38,9 +39,15 @@ class CleanEvaluation:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, split: Split, *, batch_size: int, device: torch.device, clock: Clock | None = None) -> (
-    CleanEvaluation
-):  # fmt: skip
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    *,
+    batch_size: int,
+    device: torch.device,
+    clock: Clock | None = None,
+    report: Callable[[int], None] = lambda done_count: None,
+) -> CleanEvaluation:
     """Classify a whole split; a batch's seconds are shared equally among its samples."""
     clock = clock or DeviceClock(device)
     predictions, seconds = [], []
@@ -51,6 +58,7 @@ def evaluate(model: nn.Module, split: Split, *, batch_size: int, device: torch.d
         share = clock.lap() / len(indices)
         predictions.append(batch_predictions.cpu())
         seconds.append(torch.full((len(indices),), share, dtype=torch.float64))
+        report(int(indices[-1]) + 1)
     joined = torch.cat(predictions)
     return CleanEvaluation(joined, torch.cat(seconds), int((joined == split.labels).sum()))
 

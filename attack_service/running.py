@@ -102,10 +102,13 @@ def _run(spec: AttackSpec, ledger: Ledger, store: Store, data_root: Path, device
         return State.CANCELED
     classifier, record = prepared
 
-    ledger.progress(Progress(Phase.EVALUATING, total_count=len(dataset.test)))
+    def report(done_count: int) -> None:
+        ledger.progress(Progress(Phase.EVALUATING, done_count=done_count, total_count=len(dataset.test)))
+
+    report(0)
     model = models.freeze(classifier, device)
     warm_up(model, dataset.test.images(indices[: spec.batch_size]).to(device))
-    clean = evaluate(model, dataset.test, batch_size=spec.batch_size, device=device)
+    clean = evaluate(model, dataset.test, batch_size=spec.batch_size, device=device, report=report)
     require_same_accuracy(clean, record.clean_accuracy)
     warning = barely_trained(record.clean_accuracy, dataset.class_count)
     if warning is not None:
@@ -303,8 +306,15 @@ def _iterates(
 
 
 def _require_art_sees(model: nn.Module, samples: Samples, dataset: Dataset, device: torch.device) -> None:
-    from attack_service.attacks.art import wrap
+    try:
+        from attack_service.attacks.art import wrap
 
-    estimator = wrap(model, tuple(samples.images.shape[1:]), dataset.class_count, device)
+        estimator = wrap(model, tuple(samples.images.shape[1:]), dataset.class_count, device)
+    except ModuleNotFoundError as error:
+        raise InvalidSpecification(
+            "spec.engine",
+            f"this worker lacks {error.name}, so it cannot attack with the engine art; "
+            "install adversarial-robustness-toolbox there, or use native",
+        ) from error
     logits = torch.from_numpy(estimator.predict(samples.images.numpy(), batch_size=len(samples)))
     require_same_predictions(logits.argmax(dim=1), samples.clean_predictions)

@@ -66,11 +66,12 @@ class Journal:
         self._recorded_at = moment
         self._ledger.record(self._outcomes, in_flight(), self._seconds_per_query)
         self._outcomes = []
-        ended_count = sum(self._counts.values())
-        done_count = self._recorded_count + ended_count
+        done_count = self._recorded_count + sum(self._counts.values())
+        # Samples that were misclassified cost nothing, so they say nothing about the time the others will take.
+        attacked_count = sum(self._counts.values()) - self._counts[Verdict.MISCLASSIFIED]
         remaining_seconds = None
-        if ended_count:
-            remaining_seconds = (moment - self._begin) / ended_count * (self._total_count - done_count)
+        if attacked_count:
+            remaining_seconds = (moment - self._begin) / attacked_count * (self._total_count - done_count)
         self._ledger.progress(
             Progress(
                 Phase.ATTACKING,
