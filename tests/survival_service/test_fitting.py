@@ -335,3 +335,42 @@ def test_a_higher_failure_rate_at_equal_attack_time_shortens_the_expected_time()
         assert value is not None
         expected.append(value)
     assert expected[0] > 2 * expected[1] > 2 * expected[2]
+
+
+def hard_data(seed: int) -> Observations:
+    """All kinds of rows, units from 1e-12 to 1e12, covariates of scales 1e-5 to 1e4, weights 1e-6 to 1e8, clusters."""
+    g = np.random.default_rng(seed)
+    n, p = int(g.integers(1, 60)), int(g.integers(0, 4))
+    x = g.normal(size=(n, p)) if g.random() < 0.5 else g.integers(0, 2, size=(n, p)).astype(float)
+    x *= 10.0 ** g.integers(-5, 5, size=p)
+    at, kind = np.floor(8 * g.exponential(size=n)), g.random(n)
+    lower = np.where(kind < 0.5, at + (kind > 0.3), at)
+    upper = np.select([kind < 0.3, kind < 0.5, kind < 0.6], [at + 1 + g.integers(0, 3, size=n), inf, at + 1], at)
+    upper = np.where(upper <= 0, 1.0, upper)
+    unit = 10.0 ** g.integers(-12, 13)
+    lower, upper = lower * unit, np.maximum(upper * unit, lower * unit)
+    if g.random() < 0.3:
+        upper = np.where(np.isfinite(upper) & (lower > 0), np.nextafter(lower, inf), upper)
+    weight = 10.0 ** g.uniform(-6, 8, size=n) if g.random() < 0.2 else np.ones(n)
+    cluster = [str(i) for i in g.integers(0, 20, size=n)] if g.random() < 0.3 else None
+    return Observations.of(lower, upper, weight, {f"x{j}": x[:, j].tolist() for j in range(p)}, cluster)
+
+
+@pytest.mark.parametrize("distribution", Distribution, ids=lambda d: d.name.lower())
+def test_hard_data_get_numbers_or_a_status_and_never_raise(distribution: Distribution) -> None:
+    statuses = []
+    for seed in range(150):
+        found = fit(hard_data(seed), distribution)
+        assert_no_nan(found)
+        statuses.append(found.status)
+        if found.status is Status.OK:
+            assert found.median.lower is not None
+            assert found.restricted_mean.value is not None
+    assert statuses.count(Status.OK) > 100
+
+
+def test_groups_that_each_fail_in_one_check_have_no_spread() -> None:
+    """Two groups, each wholly within one interval: sigma = 0 explains everything, and no number is given."""
+    data = Observations.of([0, 4], [1, 5], [50, 50], covariates={"x": [0, 1]})
+    for distribution in Distribution:
+        assert fit(data, distribution).status is Status.NOT_CONVERGED
