@@ -41,6 +41,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def _serve(serve_settings: settings.ServeSettings) -> int:
+    # Set before gRPC is imported: its core would report a port taken in words of its own, before our sentence.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from attack_service.adapters.server import PortTaken, serve
 
     host = serve_settings.address.rpartition(":")[0]

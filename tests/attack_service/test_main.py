@@ -16,10 +16,10 @@ def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 def assert_one_line(ended: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
-    lines = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    lines = ended.stderr.splitlines()
     assert ended.returncode == code, ended.stderr
     assert len(lines) == 1, ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert lines[0].startswith("error: ")
     assert ended.stdout == ""
     for word in words:
         assert word in lines[0]

@@ -318,3 +318,29 @@ def test_nothing_of_a_worker_outlives_it(service) -> None:
     worker.wait(30)
     assert not alive(child)
     assert subprocess.run(["pgrep", "-s", str(worker.pid)], capture_output=True).stdout == b""
+
+
+def test_a_real_job_survives_the_death_of_its_worker(service, start_process, tmp_path, wait_until) -> None:
+    """Nothing scripted: a ResNet-18 trained for an epoch and attacked, its process killed between two samples."""
+    worker = start_process(
+        *("python", "-m", "attack_service", "work", "--redis-url", service.redis.url, "--store", tmp_path / "real"),
+        *("--device", "cpu", "--visibility-seconds", "4"),
+    )
+    # Weak enough an attack for most samples to last all of its steps, in batches small enough for many rounds.
+    spec = pb.AttackSpec(
+        model="resnet18",
+        dataset="digits",
+        attack="pgd",
+        attack_parameters={"epsilon": 0.02, "max_iterations": 20},
+        sample_count=24,
+        epoch_count=1,
+        batch_size=4,
+        image_size=16,
+    )
+    job_id = service.stub.CreateAttackJob(pb.CreateAttackJobRequest(spec=spec)).attack_job.attack_job_id
+    follower = Follower(service, job_id)
+    wait_until(lambda: follower.end or follower.indices, 150, "a first outcome")
+    os.kill(child_of(worker.pid), signal.SIGKILL)
+    end = assert_complete(follower, count=24)
+    assert end.attack_job.attempt_count == 2
+    assert end.attack_job.model_record.from_store
