@@ -83,6 +83,7 @@ class SurvivalServicer(pb_grpc.SurvivalServiceServicer):
         loop = asyncio.get_running_loop()
         progress = reporting.ReportProgress(0, 0, 0, 0, 0)
         yield progress
+        said = loop.time()
         while not reading.ended:
             began = loop.time()
             arrived = await reading.wait(self._pace.quiet)
@@ -94,8 +95,9 @@ class SurvivalServicer(pb_grpc.SurvivalServiceServicer):
                         _facts_and_tables(reading), options, last
                     )
                 )
-            if recorded or not arrived:
+            if recorded or loop.time() - said >= self._pace.quiet:
                 yield progress
+                said = loop.time()
             if recorded and not reading.ended:
                 worked = loop.time() - working
                 due = max(began + self._pace.shortest, working + worked / self._pace.share)

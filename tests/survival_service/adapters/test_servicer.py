@@ -243,6 +243,13 @@ def test_a_quiet_job_gives_signs_of_life(faults: Any, tmp_path: Path) -> None:
     assert sum(response.WhichOneof("event") == "progress" for response in responses) >= 3
 
 
+def test_heartbeats_do_not_replace_signs_of_life(faults: Any, tmp_path: Path) -> None:
+    """A model that trains for an hour sends many heartbeats and no outcome; the client must hear something too."""
+    beats = [step for _ in range(20) for step in (faults.wait(0.02), attack_pb.Heartbeat(attack_job=faults.job()))]
+    responses = reported(faults, tmp_path, [*beats, faults.end([])], pace=Pace(quiet=0.1))
+    assert 3 <= sum(response.WhichOneof("event") == "progress" for response in responses) <= 8
+
+
 def test_a_report_that_cannot_be_kept_is_still_handed_out(
     faults: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
