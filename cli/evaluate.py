@@ -207,6 +207,7 @@ class Evaluation:
         request = CreateReportRequest(attack_job_ids=[job.attack_job_id], options=options)
         stack = self._located.stack
         while self._report is None or not self.final_state:
+            interrupts.check()
             if stack is not None:
                 stack.check()
             if survival is None and (address := self._survival_address()):

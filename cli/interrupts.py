@@ -18,6 +18,7 @@ class Interrupts:
     def __init__(self) -> None:
         self._shields = 0
         self._held: int | None = None
+        self._received: int | None = None
         self.impatient = False
         """Whether a signal came while a shielded block ran: whoever cleans up should stop waiting."""
 
@@ -41,10 +42,19 @@ class Interrupts:
         if self._shields == 0 and held is not None:
             raise Interrupted(held)
 
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal has come. Loops that wait call this.
+
+        What a handler raises in the middle of an import or of a destructor may be swallowed there.
+        """
+        if self._received is not None and not self._shields:
+            raise Interrupted(self._received)
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._shields:
             self._held, self.impatient = number, True
         else:
+            self._received = number
             raise Interrupted(number)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.errors import Problem
+from cli.interrupts import interrupts
 from cli.options import attack_address
 from cli.tables import table
 
@@ -113,6 +114,7 @@ def follow(job_id: str, csv_path: Path | None, quiet: bool, attack_address: str)
                 try:
                     event = events.get(timeout=0.1)
                 except queue.Empty:
+                    interrupts.check()
                     display.update(view)
                     continue
                 match event:

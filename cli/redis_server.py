@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.errors import Problem
+from cli.interrupts import interrupts
 from cli.processes import Child, last_line, spawn
 
 MINIMUM_VERSION = (6, 2)
@@ -68,6 +69,7 @@ def start(folder: Path, environment: Mapping[str, str], *, outlives_us: bool = F
                 return RedisServer(child, f"redis://:{password}@127.0.0.1:{port}/0")
             if time.monotonic() > deadline:
                 raise Problem(f"Redis does not answer after {_START_SECONDS:.0f} seconds (log: {child.log})")
+            interrupts.check()
             time.sleep(0.01)
         child.process.wait()
         # Someone took the port between our look and its start; its log goes to standard output.

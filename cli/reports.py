@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from cli.errors import Problem
+from cli.interrupts import interrupts
 from cli.options import positive, report_options, survival_address
 
 DISTRIBUTION_NAMES = ("weibull", "log-normal", "log-logistic", "exponential", "generalized-gamma")
@@ -66,6 +67,7 @@ def report(
                 try:
                     event = events.get(timeout=0.2)
                 except queue.Empty:
+                    interrupts.check()
                     continue
                 match event:
                     case ReportProgressed(progress):

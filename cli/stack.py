@@ -56,15 +56,15 @@ class Stack:
         for child in self.children:
             child.check()
 
-    def wait_for(self, name: str, *, seconds: float, each: Callable[[], None] = lambda: None) -> str:
-        """Wait until a part says that it is ready; return its address. `each` runs about 20 times a second."""
+    def wait_for(self, name: str, *, seconds: float) -> str:
+        """Wait until a part says that it is ready; return its address."""
         child = next(child for child in self.children if child.name == name)
         deadline = time.monotonic() + seconds
         while (said := child.ready()) is None:
             self.check()
             if time.monotonic() > deadline:
                 raise Problem(f"the {name} is not ready after {seconds:.0f} seconds (log: {child.log})")
-            each()
+            interrupts.check()
             time.sleep(0.05)
         return said
 

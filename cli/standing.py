@@ -34,7 +34,7 @@ class Member:
     log: str
 
     def alive(self) -> bool:
-        return _start_mark(self.pid) == self.started
+        return start_mark(self.pid) == self.started
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +104,10 @@ def up(data_root: Path | None, attack_port: int, survival_port: int, redis_url: 
 
         def record() -> None:
             members = tuple(
-                Member(child.name, child.process.pid, _start_mark(child.process.pid), str(child.log))
+                Member(child.name, child.process.pid, start_mark(child.process.pid), str(child.log))
                 for child in stack.children
             )
-            _write(folder, StandingStack(stack.attack_address, stack.survival_address, members))
+            write_record(folder, StandingStack(stack.attack_address, stack.survival_address, members))
 
         try:
             click.echo(
@@ -202,7 +202,8 @@ def _read() -> StandingStack | None:
         return None
 
 
-def _write(folder: Path, stack: StandingStack) -> None:
+def write_record(folder: Path, stack: StandingStack) -> None:
+    """Note the stack in its folder, at once or not at all."""
     partial = folder / "stack.json.partial"
     partial.write_text(json.dumps(asdict(stack), indent=2))
     partial.replace(folder / "stack.json")
@@ -226,7 +227,7 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _start_mark(pid: int) -> str:
+def start_mark(pid: int) -> str:
     """When a process started, in a form that a later process with the same number does not have; empty if it ended."""
     try:
         # The name of the program stands in brackets and may hold anything; the 20th field after it is the start.
