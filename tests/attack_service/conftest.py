@@ -75,8 +75,9 @@ def run_job() -> Callable[..., Run]:
     """Run an attack on digits in a store; any field of the specification, or a ledger, can be given."""
 
     def run(store_root: Path, ledger: MemoryLedger | None = None, **fields: object) -> Run:
-        asked = {"model": "resnet18", "dataset": "digits", "attack": "pgd", "epoch_count": 1, "sample_count": 40}
-        spec = catalog.resolve(AttackSpec(**(asked | fields)))  # type: ignore[arg-type]
+        asked = {"model": "resnet18", "dataset": "digits", "attack": "pgd"}
+        small = {"epoch_count": 1, "sample_count": 40, "image_size": 16}
+        spec = catalog.resolve(AttackSpec(**(asked | small | fields)))  # type: ignore[arg-type]
         job = AttackJob("job", spec, State.RUNNING, datetime.now(UTC))
         ledger = ledger or MemoryLedger()
         state = run_attack(job, ledger, store_root=store_root, data_root=store_root / "data", device="cpu")
@@ -94,7 +95,7 @@ def first_run(tmp_path_factory: pytest.TempPathFactory, run_job: Callable[..., R
 
 @pytest.fixture(scope="session")
 def trained(first_run: tuple[Path, Run]) -> tuple[nn.Module, datasets.Dataset]:
-    """The trained ResNet-18, ready to be attacked, and its dataset."""
+    """The trained ResNet-18, ready to be attacked, and its dataset (digits of 16 x 16 pixels)."""
     root, run = first_run
     dataset = datasets.load("digits", image_size=run.spec.image_size, data_root=root)
     classifier = models.build(models.Architecture("resnet18", "imagenet", 1, 10))

@@ -37,7 +37,7 @@ def test_a_first_run_trains_measures_and_attacks_every_sample(first_run) -> None
     assert len(ledger.recorded_sample_indices()) == len(ledger.outcomes) == 40
     assert ledger.in_flight == ()
     assert (record.from_store, record.training_sample_count, record.test_sample_count) == (False, 1437, 360)
-    assert record.clean_accuracy > 0.6
+    assert record.clean_accuracy > 0.5
     assert record.training_seconds > 0
     assert (root / "models" / f"{record.weights_digest}.safetensors").exists()
     assert len(ledger.dataset_digest) == 64
@@ -49,7 +49,7 @@ def test_a_first_run_trains_measures_and_attacks_every_sample(first_run) -> None
     training = [progress for progress in ledger.progress_history if progress.phase is Phase.TRAINING]
     assert training[-1].done_count == training[-1].total_count == 45
     assert ledger.progress_history[-1].done_count == ledger.progress_history[-1].total_count == 40
-    assert {outcome.verdict for outcome in ledger.outcomes} >= {Verdict.FAILED, Verdict.SURVIVED}
+    assert {outcome.verdict for outcome in ledger.outcomes} == {Verdict.FAILED, Verdict.SURVIVED, Verdict.MISCLASSIFIED}
 
 
 def test_labels_are_balanced_and_clean_errors_are_never_attacked(first_run) -> None:
