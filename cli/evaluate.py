@@ -169,7 +169,10 @@ class Evaluation:
         with attack_server(self._located.attack_address) as attack:
             if self._located.survival_address:
                 _check_survival_server(self._located.survival_address)
-            job = self._create(attack, spec)
+            try:
+                job = self._create(attack, spec)
+            except Problem as problem:
+                raise self._cause(problem) from problem
             try:
                 return self._follow(attack, job, options)
             except Interrupted:
@@ -177,10 +180,20 @@ class Evaluation:
                 raise
             except Problem as problem:
                 kept = self._keep_outcomes()
-                raise Problem(f"{problem}{f' ({kept})' if kept else ''}") from problem
+                cause = self._cause(problem)
+                raise Problem(f"{cause}{f' ({kept})' if kept else ''}") from problem
             finally:
                 for feed in self._feeds:
                     feed.stop()
+
+    def _cause(self, problem: Problem) -> Problem:
+        """What lies behind a problem: a part of an own stack that has died makes calls fail before it is noticed."""
+        try:
+            if self._located.stack is not None:
+                self._located.stack.check()
+        except Problem as death:
+            return death
+        return problem
 
     def _create(self, attack: AttackServer, spec: AttackSpec) -> AttackJob:
         from afr.attack.v1.attack_service_pb2 import CreateAttackJobRequest

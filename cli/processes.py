@@ -43,7 +43,8 @@ class Child:
     def check(self) -> None:
         """Raise `Problem`, with the last line of its log, if it has ended."""
         if self.dead():
-            raise Problem(f"the {self.name} has died: {last_line(self.log)} (log: {self.log})")
+            subject = self.name if self.name[0].isupper() else f"the {self.name}"
+            raise Problem(f"{subject} has died: {last_line(self.log)} (log: {self.log})")
 
 
 def spawn(

@@ -9,8 +9,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-import click
-
 from cli.quantities import count, distribution_word, duration, number, on_clock, remaining, share
 
 if TYPE_CHECKING:
@@ -107,7 +105,9 @@ class Bars:
     """For terminals: a few lines that are drawn again in place, at most ten times a second."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream, self._height, self._last, self._lines = stream, 0, 0.0, [""]
+        self._stream, self._last = stream, 0.0
+        self._lines: list[str] = []
+        self._drawn: list[str] = []
         encoding = (stream.encoding or "ascii").lower().replace("-", "")
         self._marks = _BLOCKS if encoding == "utf8" else _ASCII
 
@@ -117,30 +117,25 @@ class Bars:
             return
         self._last = now
         width = shutil.get_terminal_size().columns
-        bar_width = max(8, min(30, width - 80))
+        bar_width = max(8, min(30, width - 92))
+        # A line that wraps would make the next drawing start in the wrong place.
         self._lines = [line[: width - 1] for line in describe(view, bar_width=bar_width, marks=self._marks) if line]
-        self._draw()
+        if self._lines != self._drawn:
+            self._write("", self._lines)
 
     def note(self, sentence: str) -> None:
-        self._erase()
-        self._stream.write(f"{sentence}\n")
-        self._draw()
+        self._write(f"{sentence}\n", self._lines)
 
     def close(self) -> None:
-        self._erase()
-        self._stream.flush()
+        self._lines = []
+        self._write("", [])
 
-    def _erase(self) -> None:
-        if self._height:
-            self._stream.write(f"\x1b[{self._height}F\x1b[J")
-            self._height = 0
-
-    def _draw(self) -> None:
-        self._erase()
-        lines = [line for line in self._lines if line]
-        self._stream.write("".join(f"{line}\n" for line in lines))
-        self._height = len(lines)
+    def _write(self, before: str, lines: list[str]) -> None:
+        """Replace what is drawn, in one write: what happens between two of them can be seen."""
+        erase = f"\x1b[{len(self._drawn)}F\x1b[J" if self._drawn else ""
+        self._stream.write(erase + before + "".join(f"{line}\n" for line in lines))
         self._stream.flush()
+        self._drawn = lines
 
 
 _BLOCKS, _ASCII = ("█", "░"), ("#", ".")
@@ -201,8 +196,3 @@ def provisional(progress: ReportProgress | None) -> str:
         f"provisional median {on_clock(best.median, best.clock)}{unit} ({distribution_word(best.distribution)}, "
         f"{count(progress.failed_count)} failures, {count(progress.in_flight_count)} in flight)"
     )
-
-
-def say(sentence: str) -> None:
-    """A sentence on standard error."""
-    click.echo(sentence, err=True)

@@ -58,6 +58,7 @@ def start(folder: Path, environment: Mapping[str, str], *, outlives_us: bool = F
         configuration.write_text(
             f"bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir {_quoted(folder)}\n"
             'daemonize no\nsave ""\nappendonly no\nmaxmemory-policy noeviction\n'
+            f"logfile {_quoted(folder / 'Redis.log')}\n"
             # The title keeps the path of the configuration, by which a person can tell whose server it is.
             "set-proc-title no\n"
         )
@@ -72,9 +73,9 @@ def start(folder: Path, environment: Mapping[str, str], *, outlives_us: bool = F
             interrupts.check()
             time.sleep(0.01)
         child.process.wait()
-        # Someone took the port between our look and its start; its log goes to standard output.
-        if "in use" not in child.out.read_text(errors="replace"):
-            raise Problem(f"Redis does not start: {last_line(child.out)} (log: {child.out})")
+        # Someone may have taken the port between our look and its start.
+        if "in use" not in child.log.read_text(errors="replace"):
+            raise Problem(f"Redis does not start: {last_line(child.log)} (log: {child.log})")
     raise Problem("Redis found no free port; try again")
 
 

@@ -58,8 +58,9 @@ def running_stack() -> StandingStack | None:
     if not stack.survival_address:
         raise Problem("`afrctl up` is still starting or was killed: wait for it, or clean up with `afrctl down`")
     for member in stack.dead:
+        subject = member.name if member.name[0].isupper() else f"the {member.name}"
         raise Problem(
-            f"the {member.name} of `afrctl up` has died: {last_line(Path(member.log))} (log: {member.log}); "
+            f"{subject} of `afrctl up` has died: {last_line(Path(member.log))} (log: {member.log}); "
             "restart with `afrctl down` and `afrctl up`"
         )
     return stack

@@ -169,22 +169,24 @@ def test_ctrl_c_during_training_leaves_nothing(afrctl: Any, wait_until: Any) -> 
 
 
 @linux
-def test_a_worker_that_dies_ends_the_evaluation_with_one_line(afrctl: Any, wait_until: Any) -> None:
+@pytest.mark.parametrize(("word", "name"), [("work", "the worker"), ("redis.conf", "Redis")])
+def test_a_part_that_dies_ends_the_evaluation_with_one_line(afrctl: Any, wait_until: Any, word: str, name: str) -> None:
     running = afrctl.start(*EVALUATE, "--quiet")
 
-    def workers() -> list[int]:
+    def found() -> list[int]:
         return [
             int(process.name)
             for process in Path("/proc").glob("[0-9]*")
-            if str(afrctl.folder) in _environment(process) and "work" in _command(process)
+            if str(afrctl.folder) in _environment(process)
+            and any(argument.endswith(word) for argument in _command(process))
         ]
 
-    wait_until(lambda: len(workers()) >= 1, 60)
-    for pid in sorted(workers())[:1]:
-        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: found() and len(afrctl.processes()) >= 4, 60)
+    # The first is the part itself; a worker's pool is started later.
+    os.kill(min(found()), signal.SIGKILL)
     assert running.wait(30) == 1
-    assert len(afrctl.errors.splitlines()) == 1
-    assert afrctl.errors.startswith("error: the worker has died: ")
+    assert len(afrctl.errors.splitlines()) == 1, afrctl.errors
+    assert afrctl.errors.startswith(f"error: {name} has died: ")
     assert afrctl.processes() == []
     # The log is what is needed now.
     log = Path(afrctl.errors.rpartition("(log: ")[2].strip().rstrip(")"))
