@@ -174,7 +174,8 @@ class Evaluation:
             except Problem as problem:
                 raise self._cause(problem) from problem
             try:
-                return self._follow(attack, job, options)
+                with interrupts.deferred():
+                    return self._follow(attack, job, options)
             except Interrupted:
                 self._abandon(job.attack_job_id)
                 raise

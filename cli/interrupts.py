@@ -17,6 +17,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._shields = 0
+        self._deferrals = 0
         self._held: int | None = None
         self._received: int | None = None
         self.impatient = False
@@ -42,6 +43,16 @@ class Interrupts:
         if self._shields == 0 and held is not None:
             raise Interrupted(held)
 
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Let signals wait for the next `check` of the block, so that nothing taken from a queue is lost between."""
+        self._deferrals += 1
+        try:
+            yield
+        finally:
+            self._deferrals -= 1
+        self.check()
+
     def check(self) -> None:
         """Raise `Interrupted` if a signal has come. Loops that wait call this.
 
@@ -55,7 +66,8 @@ class Interrupts:
             self._held, self.impatient = number, True
         else:
             self._received = number
-            raise Interrupted(number)
+            if not self._deferrals:
+                raise Interrupted(number)
 
 
 interrupts = Interrupts()
