@@ -51,7 +51,7 @@ def independent_columns(
     matrix: FloatArray, names: tuple[str, ...], weight: FloatArray
 ) -> tuple[list[int], tuple[str, ...]]:
     """The columns that are neither constant nor combinations of others, in order, and a sentence for each other one."""
-    if not names:
+    if not names or not weight.any():
         return [], ()
     centred = matrix - np.average(matrix, axis=0, weights=weight)
     size = np.sqrt(np.average(centred**2, axis=0, weights=weight))

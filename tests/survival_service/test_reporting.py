@@ -226,6 +226,12 @@ def test_progress_before_the_first_outcome_has_statuses(job: Job) -> None:
     assert {fit.status for fit in progress.provisional_fits} == {Status.NO_SAMPLE}
 
 
+def test_progress_of_jobs_that_differ_has_statuses_before_the_first_outcome(job: Job) -> None:
+    strong = job([], attack_job_id="job-2", attack_parameters={"epsilon": 0.2})
+    progress = make_progress([job([]), strong], ReportOptions())
+    assert {fit.status for fit in progress.provisional_fits} == {Status.NO_SAMPLE}
+
+
 def test_observations_of_any_origin_are_fitted() -> None:
     data = Observations.of([0, 1, 2, 3, 4], [1, 2, 3, 4, math.inf], [9, 9, 9, 9, 9])
     found = fit_observations(data, ReportOptions(distributions=tuple(Distribution)), misclassified_count=3)
