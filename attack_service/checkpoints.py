@@ -5,7 +5,7 @@
     STORE/training/<digest of the training specification>.safetensors    the last finished epoch
 
 Every file is written aside and renamed into place, so that a reader sees all of it or nothing, and two workers that
-train the same model at once leave one good copy.
+train the same model at once leave one good copy. What a killed worker left aside is removed by the next that writes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -27,10 +29,16 @@ from attack_service.errors import CheckpointInvalid
 
 Tensors = dict[str, Tensor]
 
+# A file that is being written changes all the time; one that has not changed for so long is nobody's.
+_ABANDONED_SECONDS = 3600.0
+
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """What the store knows of a trained model. Seconds are synchronised device time over all epochs."""
+    """What the store knows of a trained model. Seconds are synchronised device time over all epochs.
+
+    Raises `ValueError` for what cannot be a record, such as one that was edited by hand.
+    """
 
     weights_digest: str
     training_seconds: float
@@ -39,6 +47,17 @@ class StoredModel:
     clean_accuracy: float
     test_sample_count: int
     training_device_name: str
+
+    def __post_init__(self) -> None:
+        numbers = (self.training_seconds, self.clean_accuracy)
+        counts = (self.training_sample_count, self.epoch_count, self.test_sample_count)
+        if not (
+            all(isinstance(text, str) for text in (self.weights_digest, self.training_device_name))
+            and all(isinstance(number, int | float) and math.isfinite(number) and number >= 0 for number in numbers)
+            and all(isinstance(count, int) and count > 0 for count in counts)
+            and self.clean_accuracy <= 1
+        ):
+            raise ValueError(f"{self} is no record of a trained model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +83,15 @@ class Store:
         """
         path = self._record_path(key)
         try:
-            text = path.read_text()
+            content = path.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
             raise _unreadable(path, error) from error
         try:
-            entries = json.loads(text)
+            entries = json.loads(content)
             stored = StoredModel(**{field.name: entries[field.name] for field in fields(StoredModel)})
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise _move_aside(path, "is not a record of a model") from error
         weights_path = self._weights_path(stored.weights_digest)
         try:
@@ -96,18 +115,21 @@ class Store:
         """Store the record of a model whose weights are stored; forget its training state."""
         entries = asdict(stored) | {"specification": dict(specification)}
         self._write(self._record_path(key), json.dumps(entries, indent=2, sort_keys=True).encode())
-        self._training_path(key).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._training_path(key).unlink()
 
     def load_training(self, key: str) -> TrainingState | None:
         """The last finished epoch of a training that did not end, or None; a damaged one is moved aside."""
         path = self._training_path(key)
-        if not path.exists():
-            return None
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+            if metadata["digest"] != _digest(tensors):
+                raise ValueError("the tensors are not those that were stored")
             return TrainingState(int(metadata["epoch"]), float(metadata["seconds"]), tensors)
+        except FileNotFoundError:
+            return None
         except (SafetensorError, OSError, ValueError, KeyError):
             _move_aside(path, "is damaged")
             return None
@@ -115,8 +137,8 @@ class Store:
     def save_training(self, key: str, state: TrainingState) -> None:
         """Store an epoch's end; the latest wins."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
-        content = save(tensors, {"epoch": str(state.epoch), "seconds": repr(state.seconds)})
-        self._write(self._training_path(key), content, durable=False)
+        metadata = {"epoch": str(state.epoch), "seconds": repr(state.seconds), "digest": _digest(tensors)}
+        self._write(self._training_path(key), save(tensors, metadata), durable=False)
 
     def _weights_path(self, digest: str) -> Path:
         return self._root / "models" / f"{digest}.safetensors"
@@ -132,6 +154,7 @@ class Store:
         aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(path.parent)
             with aside.open("wb") as file:
                 file.write(content)
                 if durable:
@@ -145,6 +168,24 @@ class Store:
                 f"cannot write {path}: {error.strerror or error}; "
                 "make room there, or start the worker with another --store"
             ) from error
+
+
+def _digest(tensors: Tensors) -> str:
+    """SHA-256, hexadecimal, of named tensors: safetensors itself would not notice other bytes of the same length."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what workers that were killed while they wrote have left aside."""
+    for aside in folder.glob(".*"):
+        # Whoever removes it first, or keeps it because it is not ours to remove: it does not matter.
+        with contextlib.suppress(OSError):
+            if time.time() - aside.stat().st_mtime > _ABANDONED_SECONDS:
+                aside.unlink()
 
 
 def _unreadable(path: Path, error: OSError) -> CheckpointInvalid:

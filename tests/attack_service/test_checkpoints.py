@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -62,9 +63,28 @@ def test_damaged_weights_are_named_and_moved_aside(store: Store, tmp_path: Path,
     assert store.load("key") is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"weights_digest": "abc"}'])
-def test_a_damaged_record_is_named_and_moved_aside(store: Store, tmp_path: Path, text: str) -> None:
-    (tmp_path / "records" / "key.json").write_text(text)
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"weights_digest": "abc"}', b"\x89\xff\x00", b"[" * 100_000])
+def test_a_damaged_record_is_named_and_moved_aside(store: Store, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "records" / "key.json").write_bytes(content)
+    with pytest.raises(CheckpointInvalid, match=r"key\.json is not a record of a model"):
+        store.load("key")
+    assert store.load("key") is None
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"clean_accuracy": "high"},
+        {"clean_accuracy": 1.5},
+        {"training_seconds": None},
+        {"training_seconds": float("nan")},
+        {"test_sample_count": 0},
+        {"weights_digest": 7},
+    ],
+)
+def test_a_record_whose_values_cannot_be_is_no_record(store: Store, tmp_path: Path, edit: dict[str, object]) -> None:
+    path = tmp_path / "records" / "key.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | edit))
     with pytest.raises(CheckpointInvalid, match=r"key\.json is not a record of a model"):
         store.load("key")
     assert store.load("key") is None
@@ -87,6 +107,29 @@ def test_a_damaged_state_of_training_means_to_begin_again(store: Store, tmp_path
     path.write_bytes(path.read_bytes()[:20])
     assert store.load_training("other") is None
     assert path.with_name("other.safetensors.damaged").exists()
+
+
+def test_one_changed_byte_in_a_state_of_training_means_to_begin_again(store: Store, tmp_path: Path) -> None:
+    """A loss of power can leave zeros where numbers were; safetensors reads them without a word."""
+    store.save_training("other", TrainingState(1, 3.25, WEIGHTS))
+    path = tmp_path / "training" / "other.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1
+    path.write_bytes(content)
+    assert store.load_training("other") is None
+
+
+def test_what_a_killed_worker_left_aside_is_removed_and_what_another_one_writes_is_not(
+    store: Store, tmp_path: Path
+) -> None:
+    left, written = (tmp_path / "training" / f".other.safetensors.{n}.0a1b2c3d" for n in (1, 2))
+    left.parent.mkdir()
+    for path in (left, written):
+        path.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    store.save_training("key", TrainingState(1, 1.0, WEIGHTS))
+    assert not left.exists()
+    assert written.exists()
 
 
 def test_workers_that_store_the_same_model_at_once_leave_one_good_copy(tmp_path: Path) -> None:
