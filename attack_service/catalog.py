@@ -93,6 +93,9 @@ STEP_SHARE = 0.8
 _LARGEST = {"sample_count": 10_000_000, "epoch_count": 10_000, "batch_size": 65_536, "image_size": 1024}
 _SMALLEST_IMAGE_SIZE = 8
 
+# No image is further away, in any norm; a float32 can hold what is computed from it.
+_LARGEST_EPSILON = 1e7
+
 _EPSILON = ParameterSchema(
     name="epsilon",
     description=(
@@ -103,7 +106,7 @@ _EPSILON = ParameterSchema(
     default_value=DEFAULT_EPSILON["inf"],
     minimum=0.0,
     minimum_exclusive=True,
-    maximum=math.inf,
+    maximum=_LARGEST_EPSILON,
     default_derived=True,
 )
 _STEP_SIZE = ParameterSchema(
@@ -115,7 +118,7 @@ _STEP_SIZE = ParameterSchema(
     default_value=DEFAULT_EPSILON["inf"] / (STEP_SHARE * DEFAULT_ITERATION_COUNT),
     minimum=0.0,
     minimum_exclusive=True,
-    maximum=math.inf,
+    maximum=_LARGEST_EPSILON,
     default_derived=True,
 )
 _MAX_ITERATIONS = ParameterSchema(
@@ -319,8 +322,5 @@ def _check_range(field: str, schema: ParameterSchema, value: float) -> None:
             return
         raise InvalidSpecification(field, f"{schema.name} is {value:g}; it must be a whole number")
     bounds = f"greater than {schema.minimum:g}" if schema.minimum_exclusive else f"at least {schema.minimum:g}"
-    if math.isfinite(schema.maximum):
-        bounds += f" and at most {schema.maximum:g}"
-    else:
-        bounds += " and finite"
+    bounds += f" and at most {schema.maximum:g}"
     raise InvalidSpecification(field, f"{schema.name} is {value:g}; it must be {bounds}")

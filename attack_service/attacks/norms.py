@@ -1,7 +1,8 @@
 """Steps, projections and random points for the norms inf, 2 and 1.
 
-The arithmetic is that of adversarial-robustness-toolbox 1.20, so that both engines move every sample alike: the
-projection onto a 1-norm ball rescales (it is not the nearest point), and a step in the 1-norm moves one input value.
+The arithmetic is that of adversarial-robustness-toolbox 1.20 up to rounding, so that both engines move every sample
+alike: the projection onto a 1-norm ball rescales (it is not the nearest point), and a step in the 1-norm moves one
+input value. Only in the 2-norm, by gradients whose squares a float32 cannot hold, the toolbox does not move at all.
 """
 
 from __future__ import annotations
@@ -21,15 +22,17 @@ def lengths(rows: Tensor, norm: str) -> Tensor:
 
 def steepest(gradient: Tensor, norm: str) -> Tensor:
     """The direction of length one along which a linear function with this gradient grows most."""
-    signs = gradient.sign()
     if norm == "inf":
-        return signs
+        return gradient.sign()
     rows = gradient.flatten(1)
     if norm == "1":
-        largest = rows.abs().argmax(dim=1, keepdim=True)
-        return torch.zeros_like(rows).scatter_(1, largest, 1.0).reshape(gradient.shape) * signs
-    length = lengths(rows, "2")
-    return (rows.abs() * length.where(length == 0, 1 / length)).reshape(gradient.shape) * signs
+        position = rows.abs().argmax(dim=1, keepdim=True)
+        return torch.zeros_like(rows).scatter_(1, position, 1.0).reshape(gradient.shape) * gradient.sign()
+    # A confident model's gradients are so small that their squares underflow: without this the step would be zero.
+    largest = rows.abs().amax(dim=1, keepdim=True)
+    scaled = rows / largest.where(largest > 0, 1.0)
+    length = lengths(scaled, "2")
+    return (scaled / length.where(length > 0, 1.0)).reshape(gradient.shape)
 
 
 def project(perturbation: Tensor, epsilon: float, norm: str) -> Tensor:
