@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Protocol
 
-from attack_service.outcomes import InFlight, Outcome
+from attack_service.outcomes import InFlight, Outcome, Verdict
 
 
 class State(Enum):
@@ -117,8 +117,8 @@ class Ledger(Protocol):
     Every method may raise `AttemptFenced` if another attempt has taken over, and `StoreUnavailable`.
     """
 
-    def recorded_sample_indices(self) -> frozenset[int]:
-        """The samples that earlier attempts have recorded; they are not attacked again."""
+    def recorded_verdicts(self) -> Mapping[int, Verdict]:
+        """What is recorded already, by sample: in a new attempt, what earlier ones did; it is not attacked again."""
 
     def model_ready(self, record: ModelRecord, dataset_digest: str) -> None:
         """The model was loaded or trained and measured on clean samples. Called once, before `record`."""
@@ -150,8 +150,8 @@ class MemoryLedger:
         self.batch_count = 0
         self._cancel_requested = False
 
-    def recorded_sample_indices(self) -> frozenset[int]:
-        return frozenset(outcome.sample_index for outcome in self.outcomes)
+    def recorded_verdicts(self) -> Mapping[int, Verdict]:
+        return {outcome.sample_index: outcome.verdict for outcome in self.outcomes}
 
     def model_ready(self, record: ModelRecord, dataset_digest: str) -> None:
         self.model_record = record
@@ -160,7 +160,7 @@ class MemoryLedger:
     def record(self, outcomes: Sequence[Outcome], in_flight: Sequence[InFlight], seconds_per_query: float) -> None:
         """Append outcomes; raises `ValueError` for a sample that is there already."""
         indices = [outcome.sample_index for outcome in outcomes]
-        repeated = self.recorded_sample_indices().intersection(indices)
+        repeated = self.recorded_verdicts().keys() & indices
         if repeated or len(set(indices)) < len(indices):
             raise ValueError(f"samples recorded twice: {sorted(repeated) or sorted(indices)}")
         self.outcomes.extend(outcomes)

@@ -218,11 +218,11 @@ def _attack(
     ledger: Ledger,
     device: torch.device,
 ) -> State:
-    recorded = ledger.recorded_sample_indices()
+    recorded = ledger.recorded_verdicts()
     journal = Journal(
         ledger,
         total_count=len(indices),
-        recorded_count=len(recorded),
+        recorded=recorded.values(),
         seconds_per_query=clean.seconds_per_query,
     )
     left = torch.tensor([index for index in indices.tolist() if index not in recorded], dtype=torch.int64)

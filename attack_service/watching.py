@@ -11,7 +11,8 @@ what attacking it cost, whatever the batch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -40,15 +41,20 @@ class Samples:
 
 
 class Journal:
-    """Gathers outcomes and hands them to the ledger in slices of time, with the samples in flight."""
+    """Gathers outcomes and hands them to the ledger in slices of time, with the samples in flight.
 
-    def __init__(self, ledger: Ledger, *, total_count: int, recorded_count: int, seconds_per_query: float) -> None:
+    `recorded` are the verdicts of earlier attempts: the progress goes on where theirs stopped.
+    """
+
+    def __init__(
+        self, ledger: Ledger, *, total_count: int, recorded: Iterable[Verdict], seconds_per_query: float
+    ) -> None:
         self._ledger = ledger
         self._total_count = total_count
-        self._recorded_count = recorded_count
         self._seconds_per_query = seconds_per_query
         self._outcomes: list[Outcome] = []
-        self._counts = dict.fromkeys(Verdict, 0)
+        self._counts = Counter(recorded)
+        self._earlier_count = self._attacked_count
         self._begin = self._recorded_at = time.monotonic()
 
     def add(self, outcome: Outcome) -> None:
@@ -66,9 +72,8 @@ class Journal:
         self._recorded_at = moment
         self._ledger.record(self._outcomes, in_flight(), self._seconds_per_query)
         self._outcomes = []
-        done_count = self._recorded_count + sum(self._counts.values())
-        # Samples that were misclassified cost nothing, so they say nothing about the time the others will take.
-        attacked_count = sum(self._counts.values()) - self._counts[Verdict.MISCLASSIFIED]
+        done_count = self._counts.total()
+        attacked_count = self._attacked_count - self._earlier_count
         remaining_seconds = None
         if attacked_count:
             remaining_seconds = (moment - self._begin) / attacked_count * (self._total_count - done_count)
@@ -83,6 +88,11 @@ class Journal:
                 misclassified_count=self._counts[Verdict.MISCLASSIFIED],
             )
         )
+
+    @property
+    def _attacked_count(self) -> int:
+        # Samples that were misclassified cost nothing, so they say nothing about the time the others will take.
+        return self._counts.total() - self._counts[Verdict.MISCLASSIFIED]
 
 
 class Watch:

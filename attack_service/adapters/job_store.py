@@ -41,7 +41,7 @@ class ShardKeys:
     """The keys of one shard of a job."""
 
     meta: str
-    """Hash: attempt, lost, sequence, last_id and the tally of what `outcomes` holds."""
+    """Hash: attempt, lost, sequence, last_append and the tally of what `outcomes` holds."""
     outcomes: str
     """Stream: the outcome log."""
     lease: str
@@ -79,6 +79,12 @@ class JobKeys:
         return [self.shard(index) for index in range(SHARD_COUNT)]
 
 
+CANCELED_WITHOUT_WORKER = (
+    "its worker was lost before it was canceled, so the samples in flight are not among the outcomes, "
+    "and those that are there lean towards quick failures"
+)
+"""What the reader of such a job should know."""
+
 # Every script that changes a job calls this: it adds an entry to `changes`, which wakes the readers.
 NOTIFY = """
 local function notify(changes) redis.call('XADD', changes, 'MAXLEN', 1, '*', 'c', '1') end
@@ -104,17 +110,19 @@ return ARGV[1]
 _CANCEL = (
     NOTIFY
     + """
--- KEYS: record, open, changes, then meta and lease of every shard.  ARGV: job id, now, QUEUED, RUNNING, CANCELED.
+-- KEYS: record, open, changes, warnings, then meta and lease of every shard.
+-- ARGV: job id, now, QUEUED, RUNNING, CANCELED, and the warning if nobody can record the samples in flight.
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state then return 0 end
 if state ~= ARGV[3] and state ~= ARGV[4] then return 1 end
 local held = false
-for i = 5, #KEYS, 2 do held = held or redis.call('EXISTS', KEYS[i]) == 1 end
+for i = 6, #KEYS, 2 do held = held or redis.call('EXISTS', KEYS[i]) == 1 end
 if state == ARGV[4] and held then
   redis.call('HSET', KEYS[1], 'cancel', '1')
 else
   -- Nobody is at work on it: it ends now, and whoever comes back from the dead is an attempt too old.
-  for i = 4, #KEYS, 2 do redis.call('HINCRBY', KEYS[i], 'attempt', 1) end
+  for i = 5, #KEYS, 2 do redis.call('HINCRBY', KEYS[i], 'attempt', 1) end
+  if state == ARGV[4] then redis.call('ZADD', KEYS[4], ARGV[2], ARGV[6]) end
   redis.call('HSET', KEYS[1], 'state', ARGV[5], 'end_time', ARGV[2])
   redis.call('SREM', KEYS[2], ARGV[1])
 end
@@ -142,8 +150,6 @@ class StoredJob:
     job: AttackJob
     held: bool
     """Whether a worker has given a sign of life for it lately."""
-    queued: bool
-    """Whether its task was handed to the queue."""
     tally: Tally
     """Of everything in its outcome log."""
 
@@ -185,11 +191,6 @@ class JobStore:
             )
         return stored, known_id == job_id
 
-    async def mark_queued(self, job_id: str) -> None:
-        """Remember that the job's tasks are in the queue."""
-        with outages_as_domain_errors():
-            await self._client.hset(JobKeys(job_id).record, "queued", "1")
-
     async def get(self, job_id: str) -> StoredJob:
         """The job as it is now. Raises `JobNotFound`."""
         (stored,) = await self._read([job_id])
@@ -219,13 +220,14 @@ class JobStore:
         shards = [key for shard in keys.shards for key in (shard.meta, shard.lease)]
         with outages_as_domain_errors():
             found = await self._cancel(
-                keys=[keys.record, OPEN, keys.changes, *shards],
+                keys=[keys.record, OPEN, keys.changes, keys.warnings, *shards],
                 args=[
                     job_id,
                     microseconds(now()),
                     State.QUEUED.value,
                     State.RUNNING.value,
                     State.CANCELED.value,
+                    CANCELED_WITHOUT_WORKER,
                 ],
             )
         if not found:
@@ -356,7 +358,6 @@ def _stored(job_id: str, answers: Sequence[Any]) -> StoredJob | None:
     return StoredJob(
         job,
         held=any(leases),
-        queued=b"queued" in record,
         tally=Tally(
             sum(tally.failed_count for tally in tallies),
             sum(tally.survived_count for tally in tallies),

@@ -11,9 +11,10 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 import redis
@@ -22,11 +23,20 @@ from afr.outcome.v1 import outcome_pb2
 
 from attack_service.adapters import wire
 from attack_service.adapters.connecting import outages_as_domain_errors
-from attack_service.adapters.job_store import NOTIFY, OPEN, JobKeys, ShardKeys, decode_tally, microseconds, now
+from attack_service.adapters.job_store import (
+    CANCELED_WITHOUT_WORKER,
+    NOTIFY,
+    OPEN,
+    JobKeys,
+    ShardKeys,
+    decode_tally,
+    microseconds,
+    now,
+)
 from attack_service.adapters.outcome_log import PAYLOAD, SEQUENCE, Position
 from attack_service.errors import AttemptFenced, OutcomesLost, TooManyAttempts
 from attack_service.jobs import AttackJob, ModelRecord, Progress, State
-from attack_service.outcomes import InFlight, Outcome, Tally
+from attack_service.outcomes import InFlight, Outcome, Tally, Verdict
 
 LEASE_SECONDS = 10.0
 """How long a process that stopped renewing its lease is thought alive."""
@@ -40,9 +50,9 @@ _KEPT_SECONDS = 5.0
 _BEGIN = (
     NOTIFY
     + """
--- KEYS: record, open, changes, meta, lease.
+-- KEYS: record, open, changes, meta, lease, warnings.
 -- ARGV: job id, now, owner, dead owner or '', lease ms, attempt limit, failure, then the numbers of the states QUEUED,
--- RUNNING, FAILED, CANCELED.
+-- RUNNING, FAILED, CANCELED, and the warning of a job that is canceled without its worker.
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state then return {'missing', ''} end
 if state ~= ARGV[8] and state ~= ARGV[9] then return {'ended', ''} end
@@ -55,7 +65,10 @@ local function finish(final, message)
 end
 local holder = redis.call('GET', KEYS[5])
 if holder and holder ~= ARGV[3] and holder ~= ARGV[4] then return {'held', holder} end
-if redis.call('HEXISTS', KEYS[1], 'cancel') == 1 then return finish(ARGV[11], '') end
+if redis.call('HEXISTS', KEYS[1], 'cancel') == 1 then
+  if state == ARGV[9] then redis.call('ZADD', KEYS[6], ARGV[2], ARGV[12]) end
+  return finish(ARGV[11], '')
+end
 if tonumber(redis.call('HGET', KEYS[4], 'lost') or '0') >= tonumber(ARGV[6]) then return finish(ARGV[10], ARGV[7]) end
 local attempt = redis.call('HINCRBY', KEYS[4], 'attempt', 1)
 -- Counted as lost until it says otherwise: the one that is lost cannot.
@@ -71,28 +84,36 @@ return {'begun', tostring(attempt)}
 _FENCE = (
     NOTIFY
     + """
--- Every script below has the keys record, changes, meta, and the attempt as its first argument.
+-- Every script below has the keys record, changes, meta, and the attempt and the number of RUNNING as its first
+-- arguments.
 if redis.call('EXISTS', KEYS[1]) == 0 then return 'gone' end
+local ended = redis.call('HEXISTS', KEYS[1], 'end_time') == 1
 local newest = tonumber(redis.call('HGET', KEYS[3], 'attempt') or '0')
 if newest > tonumber(ARGV[1]) then return 'fenced' end
 -- A Redis that lost its last second may have forgotten that this attempt began.
-if newest < tonumber(ARGV[1]) then redis.call('HSET', KEYS[3], 'attempt', ARGV[1]) end
+if newest < tonumber(ARGV[1]) and not ended then
+  redis.call('HSET', KEYS[3], 'attempt', ARGV[1])
+  redis.call('HSET', KEYS[1], 'state', ARGV[2], 'attempt_count', ARGV[1])
+end
 """
 )
 
 _APPEND = (
     _FENCE
     + """
--- KEYS[4]: stream.  ARGV: attempt, sequence, id, payload, samples in it, then the tally after it.
+-- KEYS[4]: stream.  ARGV from 3: sequence, id, payload, samples in it, then the tally after it.
+if ended then return 'fenced' end
 local following = tonumber(redis.call('HGET', KEYS[3], 'sequence') or '0')
-local sequence = tonumber(ARGV[2])
-if following == sequence + 1 and redis.call('HGET', KEYS[3], 'last_id') == ARGV[3] then return 'ok' end
+local sequence = tonumber(ARGV[3])
+-- The same append again, because its answer was lost.
+local append = ARGV[1] .. ':' .. ARGV[4]
+if following == sequence + 1 and redis.call('HGET', KEYS[3], 'last_append') == append then return 'ok' end
 if following ~= sequence then return tostring(following) end
-redis.call('XADD', KEYS[4], ARGV[3], 'b', ARGV[4], 's', ARGV[2])
-redis.call('HSET', KEYS[3], 'sequence', sequence + 1, 'last_id', ARGV[3], 'failed_count', ARGV[6],
-  'survived_count', ARGV[7], 'misclassified_count', ARGV[8], 'checksum', ARGV[9])
+redis.call('XADD', KEYS[4], ARGV[4], 'b', ARGV[5], 's', ARGV[3])
+redis.call('HSET', KEYS[3], 'sequence', sequence + 1, 'last_append', append, 'failed_count', ARGV[7],
+  'survived_count', ARGV[8], 'misclassified_count', ARGV[9], 'checksum', ARGV[10])
 -- A job that gets on is no poison, however many workers it costs.
-if ARGV[5] ~= '0' then redis.call('HSET', KEYS[3], 'lost', 1) end
+if ARGV[6] ~= '0' then redis.call('HSET', KEYS[3], 'lost', 1) end
 return 'ok'
 """
 )
@@ -100,12 +121,12 @@ return 'ok'
 _SET = (
     _FENCE
     + """
--- KEYS[4]: a string key or ''.  ARGV: attempt, value of that key, then fields and values of the record and of meta,
--- and a warning. Empty values change nothing.
-if ARGV[2] ~= '' then redis.call('SET', KEYS[4], ARGV[2]) end
-if ARGV[3] ~= '' then redis.call('HSET', KEYS[1], 'model_record', ARGV[3]) end
-if ARGV[4] ~= '' then redis.call('HSET', KEYS[3], 'weights_digest', ARGV[4], 'dataset_digest', ARGV[5]) end
-if ARGV[6] ~= '' then redis.call('ZADD', KEYS[5], 'NX', ARGV[7], ARGV[6]) end
+-- KEYS[4]: progress, KEYS[5]: warnings.  ARGV from 3: progress, model record, a warning, now. What is empty changes
+-- nothing.
+if ended then return 'fenced' end
+if ARGV[3] ~= '' then redis.call('SET', KEYS[4], ARGV[3]) end
+if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'model_record', ARGV[4]) end
+if ARGV[5] ~= '' then redis.call('ZADD', KEYS[5], 'NX', ARGV[6], ARGV[5]) end
 notify(KEYS[2])
 return 'ok'
 """
@@ -115,15 +136,18 @@ _LEAVE = (
     _FENCE
     + """
 -- KEYS[4]: lease, KEYS[5]: open.
--- ARGV: attempt, job id, now, new state, failure, then the numbers of QUEUED, RUNNING and CANCELED.
+-- ARGV from 3: job id, now, new state, failure, the batches that must be in the log or '', then the numbers of QUEUED
+-- and CANCELED.
+if ended then return 'ok' end
+local following = redis.call('HGET', KEYS[3], 'sequence') or '0'
+if ARGV[7] ~= '' and ARGV[7] ~= following then return following end
 if redis.call('DEL', KEYS[4]) == 1 then redis.call('HINCRBY', KEYS[3], 'lost', -1) end
-if redis.call('HGET', KEYS[1], 'state') ~= ARGV[7] then return 'ok' end
-local final = ARGV[4]
-if final == ARGV[6] and redis.call('HEXISTS', KEYS[1], 'cancel') == 1 then final = ARGV[8] end
-redis.call('HSET', KEYS[1], 'state', final, 'failure_message', ARGV[5])
-if final ~= ARGV[6] then
-  redis.call('HSET', KEYS[1], 'end_time', ARGV[3])
-  redis.call('SREM', KEYS[5], ARGV[2])
+local final = ARGV[5]
+if final == ARGV[8] and redis.call('HEXISTS', KEYS[1], 'cancel') == 1 then final = ARGV[9] end
+redis.call('HSET', KEYS[1], 'state', final, 'failure_message', ARGV[6])
+if final ~= ARGV[8] then
+  redis.call('HSET', KEYS[1], 'end_time', ARGV[4])
+  redis.call('SREM', KEYS[5], ARGV[3])
 end
 notify(KEYS[2])
 return 'ok'
@@ -131,9 +155,11 @@ return 'ok'
 )
 
 _RENEW = """
--- KEYS: meta, lease.  ARGV: attempt, owner, lease ms.
-if redis.call('HGET', KEYS[1], 'attempt') ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
+-- KEYS: record, meta, lease.  ARGV: attempt, number of RUNNING, owner, lease ms.
+-- Not once the attempt has left: the next one would wait for a lease that nobody holds.
+local running = redis.call('HGET', KEYS[1], 'state') == ARGV[2]
+if not running or redis.call('HGET', KEYS[2], 'attempt') ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[3], ARGV[3], 'PX', ARGV[4])
 return 1
 """
 
@@ -177,16 +203,16 @@ class _Shard:
 
     position: Position = field(default_factory=Position)
     tally: Tally = field(default_factory=Tally)
-    recorded: set[int] = field(default_factory=set)
+    recorded: dict[int, Verdict] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Appended:
-    """An append that a crashed Redis might forget."""
+    """An append that a crashed Redis might forget, and when it was last seen in the log."""
 
-    time: float
     sequence: int
     arguments: tuple[Any, ...]
+    time: float = 0.0
 
 
 class RedisLedger:
@@ -248,10 +274,13 @@ class RedisLedger:
             State.RUNNING.value,
             State.FAILED.value,
             State.CANCELED.value,
+            CANCELED_WITHOUT_WORKER,
         ]
         begin = client.register_script(_BEGIN)
         with outages_as_domain_errors():
-            answer: Any = begin(keys=[keys.record, OPEN, keys.changes, shard.meta, shard.lease], args=arguments)
+            answer: Any = begin(
+                keys=[keys.record, OPEN, keys.changes, shard.meta, shard.lease, keys.warnings], args=arguments
+            )
             word, detail = (part.decode() for part in answer)
             if word == "held":
                 if owner_is_dead(detail) and detail != dead_owner:
@@ -266,21 +295,18 @@ class RedisLedger:
                 return Refusal.HELD
             if word != "begun":
                 return Refusal.ENDED
-            record: Any = client.hmget(keys.record, "spec", "create_time", "start_time")
-        spec = wire.spec_from_proto(attack_pb2.AttackSpec.FromString(record[0]))
+            stored: Any = client.hget(keys.record, "spec")
+        spec = wire.spec_from_proto(attack_pb2.AttackSpec.FromString(stored))
         job = AttackJob(job_id, spec, State.RUNNING, create_time=now(), attempt_count=int(detail))
         return cls(client, job, int(detail), shard_index=shard_index, stopping=stopping)
 
-    def recorded_sample_indices(self) -> frozenset[int]:
-        return frozenset(self._shard.recorded)
+    def recorded_verdicts(self) -> Mapping[int, Verdict]:
+        return MappingProxyType(self._shard.recorded)
 
     def model_ready(self, record: ModelRecord, dataset_digest: str) -> None:
         self._stop_if_asked()
         self._digests = (record.weights_digest, dataset_digest)
-        self._change(
-            model_record=wire.model_record_to_proto(record).SerializeToString(),
-            digests=self._digests,
-        )
+        self._change(model_record=wire.model_record_to_proto(record).SerializeToString())
 
     def record(self, outcomes: Sequence[Outcome], in_flight: Sequence[InFlight], seconds_per_query: float) -> None:
         """Append a batch. One without outcomes is written at most every quarter of a second.
@@ -294,9 +320,10 @@ class RedisLedger:
                 return
             if in_flight and moment - self._last_snapshot < _SNAPSHOT_SECONDS:
                 return
-        indices = [outcome.sample_index for outcome in outcomes]
-        if len(set(indices)) < len(indices) or self._shard.recorded.intersection(indices):
-            raise ValueError(f"samples recorded twice: {sorted(self._shard.recorded.intersection(indices)) or indices}")
+        verdicts = {outcome.sample_index: outcome.verdict for outcome in outcomes}
+        repeated = self._shard.recorded.keys() & verdicts
+        if repeated or len(verdicts) < len(outcomes):
+            raise ValueError(f"samples recorded twice: {sorted(repeated or verdicts)}")
         before = self._shard.position
         tally = self._shard.tally.plus(wire.tally_rows(outcomes))
         done, sub = (before.done + len(outcomes), 0) if outcomes else (before.done, before.sub + 1)
@@ -313,12 +340,12 @@ class RedisLedger:
             tally.misclassified_count,
             str(tally.checksum),
         )
-        self._write(_Appended(moment, before.sequence, arguments))
+        self._write(_Appended(before.sequence, arguments))
         self._last_snapshot = moment
         self._in_flight = bool(in_flight)
         self._shard.position = Position(done, sub, before.sequence + 1)
         self._shard.tally = tally
-        self._shard.recorded.update(indices)
+        self._shard.recorded.update(verdicts)
 
     def progress(self, progress: Progress) -> None:
         """Keep what the run is doing; at most five times a second, but always a phase's last step."""
@@ -353,17 +380,18 @@ class RedisLedger:
     def renew(self, client: redis.Redis) -> bool:
         """Renew the lease; False if another attempt has taken over. For another thread, with a client of its own."""
         renewed = client.register_script(_RENEW)(
-            keys=[self._keys.meta, self._keys.lease], args=[self.attempt, owner_name(), round(LEASE_SECONDS * 1000)]
+            keys=[self._job_keys.record, self._keys.meta, self._keys.lease],
+            args=[self.attempt, State.RUNNING.value, owner_name(), round(LEASE_SECONDS * 1000)],
         )
         return bool(renewed)
 
     def _leave_as(self, state: State, failure_message: str) -> None:
-        states = (State.QUEUED.value, State.RUNNING.value, State.CANCELED.value)
-        self._run(
-            self._leave,
-            [self._keys.lease, OPEN],
-            [self.job.attack_job_id, microseconds(now()), state.value, failure_message, *states],
-        )
+        # A crashed Redis may have forgotten the last batches; a job must not succeed without them.
+        required = self._shard.position.sequence if state in (State.SUCCEEDED, State.CANCELED) else ""
+        states = (State.QUEUED.value, State.CANCELED.value)
+        arguments = [self.job.attack_job_id, microseconds(now()), state.value, failure_message, required, *states]
+        while (answer := self._run(self._leave, [self._keys.lease, OPEN], arguments)) != "ok":
+            self._repeat_from(int(answer))
 
     def _stop_if_asked(self) -> None:
         if self._stopping():
@@ -374,23 +402,27 @@ class RedisLedger:
         *,
         progress: bytes = b"",
         model_record: bytes = b"",
-        digests: tuple[str, str] = ("", ""),
         warning: str = "",
     ) -> None:
         self._run(
             self._set,
             [self._job_keys.progress, self._job_keys.warnings],
-            [progress, model_record, *digests, warning, microseconds(now())],
+            [progress, model_record, warning, microseconds(now())],
         )
 
     def _write(self, append: _Appended) -> None:
         """Append, and repeat before it what a crashed Redis has forgotten."""
-        while self._kept and append.time - self._kept[0].time > _KEPT_SECONDS:
-            self._kept.popleft()
         self._kept.append(append)
         following = self._append_one(append)
-        if following is None:
-            return
+        if following is not None:
+            self._repeat_from(following)
+        # Only now: an outage may have lasted longer than appends are kept. The log has taken a batch after these since
+        # they were written, so it had them then, and has had the time to write them to disk.
+        while self._kept and time.monotonic() - self._kept[0].time > _KEPT_SECONDS:
+            self._kept.popleft()
+
+    def _repeat_from(self, following: int) -> None:
+        """Append again what the log has forgotten, from sequence number `following` on."""
         again = [kept for kept in self._kept if kept.sequence >= following]
         if not again or again[0].sequence != following:
             raise OutcomesLost(
@@ -406,12 +438,13 @@ class RedisLedger:
     def _append_one(self, append: _Appended) -> int | None:
         """None if the batch is in the log, else the sequence number that the log expects."""
         answer = self._run(self._append, [self._keys.outcomes], append.arguments)
+        append.time = time.monotonic()
         return None if answer == "ok" else int(answer)
 
     def _run(self, script: Any, keys: Sequence[str], arguments: Sequence[Any]) -> str:
         all_keys = [self._job_keys.record, self._job_keys.changes, self._keys.meta, *keys]
         with outages_as_domain_errors():
-            answer = script(keys=all_keys, args=[self.attempt, *arguments]).decode()
+            answer = script(keys=all_keys, args=[self.attempt, State.RUNNING.value, *arguments]).decode()
         if answer == "fenced":
             raise AttemptFenced(f"attempt {self.attempt} at attack job {self.job.attack_job_id} was superseded")
         if answer == "gone":
@@ -435,7 +468,8 @@ class RedisLedger:
                             f"batch {shard.position.sequence} of attack job {self.job.attack_job_id} is gone; "
                             "Redis has lost data, so run the job again"
                         )
-                    shard.recorded.update(outcome_pb2.OutcomeBatch.FromString(fields[PAYLOAD]).sample_index)
+                    batch = outcome_pb2.OutcomeBatch.FromString(fields[PAYLOAD])
+                    shard.recorded.update(zip(batch.sample_index, map(Verdict, batch.verdict), strict=True))
                     done, sub = entry_id.decode().split("-")
                     shard.position = Position(int(done), int(sub), sequence + 1)
                 start = f"({entries[-1][0].decode()}"

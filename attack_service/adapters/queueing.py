@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,6 +26,8 @@ UNACKED_INDEX = "afr:queue:unacked-index"
 """Sorted set: delivery tag by the time of the last sign of life of whoever has taken it."""
 
 TASK = "attack_service.run_shard"
+
+_JOB_ID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def build_app(redis_url: str, visibility_seconds: float = 30.0) -> Celery:
@@ -82,8 +85,8 @@ class JobQueue:
             waiting: Any = await self._client.lrange(QUEUE, 0, -1)
             taken: Any = await self._client.hvals(UNACKED)
         # The format of a message is not ours, but `_publish` has put the identifier in its headers, readably.
-        messages = (*waiting, *taken)
-        return {job_id for job_id in job_ids if any(job_id.encode() in message for message in messages)}
+        found = {match.decode() for message in (*waiting, *taken) for match in _JOB_ID.findall(message)}
+        return found.intersection(job_ids)
 
     def _publish(self, job_id: str) -> None:
         policy = {"max_retries": 3, "interval_start": 0.05, "interval_step": 0.2, "interval_max": 0.5}
@@ -93,4 +96,4 @@ class JobQueue:
                     TASK, args=[job_id, shard_index], argsrepr=job_id, queue=QUEUE, retry=True, retry_policy=policy
                 )
         except (OperationalError, KombuError, redis.RedisError, OSError) as error:
-            raise StoreUnavailable(f"the job could not be queued ({error}); repeat the call") from error
+            raise StoreUnavailable(f"the job could not be queued ({error}); it will be once Redis is back") from error

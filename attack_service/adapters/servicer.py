@@ -17,11 +17,11 @@ from afr.outcome.v1 import outcome_pb2
 from attack_service import catalog
 from attack_service.adapters import wire
 from attack_service.adapters.errors import ServerStopping
-from attack_service.adapters.job_store import JobStore, StoredJob, with_worker_warnings
+from attack_service.adapters.job_store import JobStore, StoredJob, job_not_found, with_worker_warnings
 from attack_service.adapters.outcome_log import Entry, OutcomeLog, Positions, decode_token, encode_token
 from attack_service.adapters.queueing import JobQueue
-from attack_service.errors import InvalidSpecification, OutcomesLost
-from attack_service.jobs import AttackJob, State
+from attack_service.errors import AttackServiceError, InvalidSpecification, OutcomesLost, StoreUnavailable
+from attack_service.jobs import AttackJob
 
 # News of a job goes out at most this often, and a quiet one is looked at this often: a dead worker makes no noise.
 _NEWS_SECONDS = 0.2
@@ -54,11 +54,9 @@ class AttackServicer(rpc.AttackServiceServicer):
         if request.validate_only:
             job = pb.AttackJob(spec=wire.spec_to_proto(spec))
         else:
-            stored, _ = await self._jobs.create(spec, request_id)
-            job_id = stored.job.attack_job_id
-            if not stored.queued and stored.job.state is State.QUEUED:
-                await self._queue.publish(job_id)
-                await self._jobs.mark_queued(job_id)
+            stored, created = await self._jobs.create(spec, request_id)
+            if created:
+                await self._publish(stored.job.attack_job_id)
             job = wire.job_to_proto(await self._with_warnings(stored))
         return pb.CreateAttackJobResponse(attack_job=job, query_count_maximum=queries, gradient_count_maximum=gradients)
 
@@ -120,7 +118,7 @@ class AttackServicer(rpc.AttackServiceServicer):
                 positions = entry.positions
                 last_message = loop.time()
                 yield _response(job_id, entry)
-        _check_complete(stored, positions)
+        await self._check_complete(stored, positions)
         yield pb.StreamOutcomesResponse(
             end=wire.end_to_proto(stored.job, stored.tally), resume_token=encode_token(job_id, positions)
         )
@@ -142,7 +140,7 @@ class AttackServicer(rpc.AttackServiceServicer):
                 size += len(entry.payload)
                 positions = entry.positions
         if stored.job.state.ended:
-            _check_complete(stored, positions)
+            await self._check_complete(stored, positions)
             return pb.ListOutcomesResponse(outcome_batches=batches)
         return pb.ListOutcomesResponse(outcome_batches=batches, next_page_token=encode_token(job_id, positions))
 
@@ -173,8 +171,10 @@ class AttackServicer(rpc.AttackServiceServicer):
             await asyncio.sleep(seconds)
             try:
                 missing = await self._requeue(missing)
+            except AttackServiceError as error:
+                _log.warning("lost jobs could not be looked for, trying again: %s", error)
             except Exception:
-                _log.exception("jobs could not be reconciled; trying again")
+                _log.exception("defect in looking for lost jobs; trying again")
 
     async def _requeue(self, missing_before: set[str]) -> set[str]:
         job_ids = await self._jobs.open_job_ids()
@@ -187,9 +187,26 @@ class AttackServicer(rpc.AttackServiceServicer):
                     missing.add(job_id)
         for job_id in missing & missing_before:
             _log.warning("job %s had no task in the queue; queued again", job_id)
-            await self._queue.publish(job_id)
-            await self._jobs.mark_queued(job_id)
+            await self._publish(job_id)
         return missing - missing_before
+
+    async def _publish(self, job_id: str) -> None:
+        """Queue a job. One that could not be queued is missing there, and found by `reconcile`."""
+        try:
+            await self._queue.publish(job_id)
+        except StoreUnavailable as error:
+            _log.warning("job %s: %s", job_id, error)
+
+    async def _check_complete(self, stored: StoredJob, positions: Positions) -> None:
+        """Raise `OutcomesLost` if an ended job's outcomes end too soon, `JobNotFound` if it was deleted meanwhile."""
+        job_id, recorded = stored.job.attack_job_id, stored.tally.outcome_count
+        read = sum(position.done for position in positions)
+        if read != recorded:
+            await self._jobs.get(job_id)
+            raise OutcomesLost(
+                f"{recorded} outcomes of attack job {job_id} were recorded, {read} are there; "
+                "Redis has lost data, so run the job again"
+            )
 
     async def _with_warnings(self, stored: StoredJob) -> AttackJob:
         if stored.job.state.ended or stored.held:
@@ -220,25 +237,24 @@ def _response(job_id: str, entry: Entry) -> pb.StreamOutcomesResponse:
     return pb.StreamOutcomesResponse(outcome_batch=batch, resume_token=encode_token(job_id, entry.positions))
 
 
-def _check_complete(stored: StoredJob, positions: Positions) -> None:
-    read = sum(position.done for position in positions)
-    if read != stored.tally.outcome_count:
-        raise OutcomesLost(
-            f"{stored.tally.outcome_count} outcomes of attack job {stored.job.attack_job_id} were recorded, "
-            f"{read} are there; Redis has lost data, so run the job again"
-        )
-
-
 def _job_id(text: str) -> str:
     if not text:
         raise InvalidSpecification("attack_job_id", "attack_job_id is required; afrctl jobs list shows the jobs")
+    # It becomes part of Redis keys: nothing but what `JobStore.create` makes may reach them.
+    if _uuid(text) != text:
+        raise job_not_found(text[:80])
     return text
 
 
 def _request_id(text: str) -> str:
-    if not text:
-        return ""
+    if text and not _uuid(text):
+        raise InvalidSpecification("request_id", f"request_id {text[:80]!r} is no UUID")
+    return _uuid(text)
+
+
+def _uuid(text: str) -> str:
+    """The canonical form of a UUID, empty if `text` is none."""
     try:
         return str(uuid.UUID(text))
     except ValueError:
-        raise InvalidSpecification("request_id", f"request_id {text[:80]!r} is no UUID") from None
+        return ""

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 import redis
 from celery import Celery, bootsteps, signals
-from celery.exceptions import Reject
+from celery.exceptions import CPendingDeprecationWarning, Reject
 from celery.platforms import SecurityWarning
 
 from attack_service.adapters.connecting import check_server, connect
@@ -176,7 +176,8 @@ class Worker:
                 data_root=self._data_root,
                 device=self.settings.device,
             )
-            message = ""
+            ledger.finish(state)
+            _log.info("job %s: %s", job_id, state.name)
         except WorkerStopping:
             ledger.release()
             _log.info("job %s: put back", job_id)
@@ -185,13 +186,11 @@ class Worker:
             raise
         except AttackServiceError as error:
             _log.warning("job %s: %s", job_id, error)
-            state, message = State.FAILED, str(error)
+            ledger.finish(State.FAILED, str(error))
         except Exception as error:
             _log.exception("job %s: defect", job_id)
-            state = State.FAILED
             message = f"internal error ({type(error).__name__}); the log of the worker {owner_name()} has the details"
-        ledger.finish(state, message)
-        _log.info("job %s: %s", job_id, state.name)
+            ledger.finish(State.FAILED, message)
 
 
 def build_worker_app(worker: Worker) -> Celery:
@@ -269,6 +268,8 @@ def work(
     logging.getLogger("celery.app.trace").setLevel(logging.ERROR)
     # Celery warns of root because of pickled tasks; ours are JSON, and whoever runs the container chooses its user.
     warnings.simplefilter("ignore", SecurityWarning)
+    # It repeats, at every lost connection, that the setting which `build_app` has chosen exists.
+    warnings.simplefilter("ignore", CPendingDeprecationWarning)
     signals.worker_ready.connect(ready, weak=False)
     signals.worker_process_init.connect(child_begins, weak=False)
     celery_worker = app.Worker(

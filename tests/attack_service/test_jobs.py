@@ -15,7 +15,7 @@ OUTCOME = Outcome(3, Verdict.SURVIVED, 1, 1, 1, 11, None, 10, None, 0.5, None, 0
 def test_recorded_samples_are_known_to_the_next_attempt() -> None:
     ledger = MemoryLedger()
     ledger.record([OUTCOME, replace(OUTCOME, sample_index=5)], [InFlight(6, 1, 2, 1, 0.1)], 0.01)
-    assert ledger.recorded_sample_indices() == {3, 5}
+    assert ledger.recorded_verdicts() == {3: Verdict.SURVIVED, 5: Verdict.SURVIVED}
     assert [sample.sample_index for sample in ledger.in_flight] == [6]
 
 

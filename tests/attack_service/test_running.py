@@ -34,7 +34,7 @@ def test_a_first_run_trains_measures_and_attacks_every_sample(first_run) -> None
     root, run = first_run
     assert run.state is State.SUCCEEDED
     ledger, record = run.ledger, run.ledger.model_record
-    assert len(ledger.recorded_sample_indices()) == len(ledger.outcomes) == 40
+    assert len(ledger.recorded_verdicts()) == len(ledger.outcomes) == 40
     assert ledger.in_flight == ()
     assert (record.from_store, record.training_sample_count, record.test_sample_count) == (False, 1437, 360)
     assert record.clean_accuracy > 0.5
@@ -100,12 +100,16 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_outcomes(
     ledger = DyingLedger(at=25)
     with pytest.raises(Interrupted):
         run_job(root, ledger, batch_size=8)
-    recorded = ledger.recorded_sample_indices()
+    recorded = ledger.recorded_verdicts()
     assert 0 < len(recorded) < 40
     resumed = run_job(root, ledger, batch_size=8)
     assert resumed.state is State.SUCCEEDED
     assert fates(ledger.outcomes) == fates(first.ledger.outcomes)
-    assert ledger.progress_history[-1].done_count == 40
+    last, verdicts = ledger.progress_history[-1], list(ledger.recorded_verdicts().values())
+    assert last.done_count == 40
+    assert last.failed_count == verdicts.count(Verdict.FAILED)
+    assert last.survived_count == verdicts.count(Verdict.SURVIVED)
+    assert last.misclassified_count == verdicts.count(Verdict.MISCLASSIFIED)
 
 
 def test_canceling_during_the_attack_keeps_what_was_found(first_run, run_job, fates, canceling) -> None:

@@ -34,7 +34,7 @@ def iterate_of(rows: list[int], predictions: list[int], query_count: int) -> Ite
 
 
 def watch_of(samples: Samples, ledger: MemoryLedger, clock) -> tuple[Watch, Journal]:
-    journal = Journal(ledger, total_count=len(samples), recorded_count=0, seconds_per_query=0.125)
+    journal = Journal(ledger, total_count=len(samples), recorded=(), seconds_per_query=0.125)
     return Watch(samples, clock, journal), journal
 
 
@@ -68,7 +68,7 @@ def test_the_seconds_of_all_samples_add_up_to_the_measured_ones(
     images = torch.rand(10, 1, 2, 2, generator=torch.Generator().manual_seed(3))
     labels = model(images).argmax(dim=1)
     ledger, measured = MemoryLedger(), 0.0
-    journal = Journal(ledger, total_count=10, recorded_count=0, seconds_per_query=1.0)
+    journal = Journal(ledger, total_count=10, recorded=(), seconds_per_query=1.0)
     for rows in torch.arange(10).split(batch_size):
         clock = ticking_clock()
         samples = Samples(rows, images[rows], labels[rows], labels[rows], torch.zeros(len(rows)))

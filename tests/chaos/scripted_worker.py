@@ -45,7 +45,7 @@ def run(job: AttackJob, ledger: Ledger, *, store_root: Path, data_root: Path, de
     if "torch" in sys.modules:
         raise AssertionError("the parent loaded torch")
     ledger.model_ready(ModelRecord("weights", 1.0, 10, 1, 0.9, 10, 1000, 10, "cpu"), "dataset")
-    done = ledger.recorded_sample_indices()
+    done = ledger.recorded_verdicts()
     todo = [index for index in reversed(range(job.spec.sample_count)) if index not in done]
     while todo:
         if ledger.cancel_requested():

@@ -15,6 +15,8 @@ from grpc_status import rpc_status
 
 DOMAIN = "afr"
 
+_SENTENCE_LENGTH = 400
+
 _log = logging.getLogger(__name__)
 
 
@@ -41,14 +43,15 @@ def status_of(error: Exception, table: ErrorTable) -> status_pb2.Status | None:
 
     An error with an attribute `field` also carries a `BadRequest` naming it.
     """
+    sentence = _clipped(str(error))
     for kind in type(error).__mro__:
         if kind in table:
             code, reason = table[kind]
             details = [_pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))]
             if field := getattr(error, "field", ""):
-                violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=str(error))
+                violation = error_details_pb2.BadRequest.FieldViolation(field=_clipped(field), description=sentence)
                 details.append(_pack(error_details_pb2.BadRequest(field_violations=[violation])))
-            return status_pb2.Status(code=code_pb2.Code.Value(code.name), message=str(error), details=details)
+            return status_pb2.Status(code=code_pb2.Code.Value(code.name), message=sentence, details=details)
     return None
 
 
@@ -121,6 +124,17 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         }[handler.request_streaming, handler.response_streaming]
         behaviour: Any = stream if handler.response_streaming else unary
         return make(behaviour, handler.request_deserializer, handler.response_serializer)
+
+
+def _clipped(text: str) -> str:
+    """At most what fits: a sentence travels three times in trailers that clients limit to 8 KiB, percent-encoded once.
+
+    What is too long is so because of what the client sent, and that stands in front of what we know about it.
+    """
+    if len(text) <= _SENTENCE_LENGTH:
+        return text
+    half = _SENTENCE_LENGTH // 2
+    return f"{text[:half]} … {text[-half:]}"
 
 
 def _pack(message: Any) -> any_pb2.Any:

@@ -7,8 +7,25 @@ from dataclasses import replace
 import pytest
 
 from attack_service.adapters.connecting import check_server, connect_asyncio, shown
-from attack_service.adapters.job_store import WORKERS, JobKeys, JobStore, with_worker_warnings, worker_key
-from attack_service.errors import InvalidSpecification, JobNotEnded, JobNotFound, RequestConflict, StoreUnavailable
+from attack_service.adapters.job_store import (
+    CANCELED_WITHOUT_WORKER,
+    WORKERS,
+    JobKeys,
+    JobStore,
+    with_worker_warnings,
+    worker_key,
+)
+from attack_service.adapters.ledger import Refusal
+from attack_service.adapters.outcome_log import START
+from attack_service.adapters.servicer import AttackServicer
+from attack_service.errors import (
+    InvalidSpecification,
+    JobNotEnded,
+    JobNotFound,
+    OutcomesLost,
+    RequestConflict,
+    StoreUnavailable,
+)
 from attack_service.jobs import State
 
 
@@ -16,7 +33,7 @@ def test_a_job_is_queued_with_what_it_shall_do(jobs, spec) -> None:
     stored = jobs.get(jobs.create(spec))
     assert stored.job.spec == spec
     assert stored.job.state is State.QUEUED
-    assert (stored.held, stored.queued, stored.tally.outcome_count) == (False, False, 0)
+    assert (stored.held, stored.tally.outcome_count) == (False, 0)
 
 
 def test_a_request_repeated_is_the_same_job(jobs, spec, new_request_id) -> None:
@@ -89,7 +106,18 @@ def test_a_running_job_whose_worker_is_dead_is_canceled_at_once(jobs, spec, clie
     client.delete(JobKeys(job_id).shard(0).lease)
     stored = jobs.call(lambda store, log: store.cancel(job_id))
     assert stored.job.state is State.CANCELED
+    assert stored.job.warnings == (CANCELED_WITHOUT_WORKER,)
     assert stored.tally.outcome_count == 1
+
+
+def test_a_cancel_that_its_worker_did_not_live_to_obey_is_obeyed_by_the_next(jobs, spec, client) -> None:
+    job_id = jobs.create(spec)
+    jobs.begin(job_id)
+    jobs.call(lambda store, log: store.cancel(job_id))
+    client.delete(JobKeys(job_id).shard(0).lease)
+    assert jobs.begin(job_id) is Refusal.ENDED
+    stored = jobs.get(job_id)
+    assert (stored.job.state, stored.job.warnings) == (State.CANCELED, (CANCELED_WITHOUT_WORKER,))
 
 
 def test_a_job_canceled_while_its_worker_stops_ends(jobs, spec) -> None:
@@ -123,6 +151,24 @@ def test_only_an_ended_job_is_deleted_and_nothing_of_it_stays(jobs, spec, client
     assert client.zscore("afr:jobs", job_id) is None
     with pytest.raises(JobNotFound):
         jobs.get(job_id)
+
+
+def test_outcomes_deleted_under_their_reader_are_not_called_lost(jobs, spec, make_outcome) -> None:
+    job_id = jobs.create(spec)
+    ledger = jobs.begin(job_id)
+    ledger.record([make_outcome(3)], [], 0.5)
+    ledger.finish(State.SUCCEEDED)
+
+    async def read_too_late(store, log):
+        servicer = AttackServicer(store, log, None, 1.0)
+        stored = await store.get(job_id)
+        with pytest.raises(OutcomesLost):
+            await servicer._check_complete(stored, START)
+        await store.delete(job_id)
+        with pytest.raises(JobNotFound):
+            await servicer._check_complete(stored, START)
+
+    jobs.call(read_too_late)
 
 
 @pytest.mark.parametrize("call", ["get", "cancel", "delete"])

@@ -36,12 +36,12 @@ def ledger_and_cancel(request, jobs, spec) -> tuple[Ledger, Callable[[], None]]:
 
 def test_a_ledger_knows_what_was_recorded(ledger_and_cancel, make_outcome, make_in_flight) -> None:
     ledger, _ = ledger_and_cancel
-    assert ledger.recorded_sample_indices() == frozenset()
+    assert ledger.recorded_verdicts() == {}
     ledger.model_ready(RECORD, "dataset")
     ledger.record([make_outcome(5), make_outcome(2, Verdict.SURVIVED)], [make_in_flight(3)], 0.1)
     ledger.record([], [make_in_flight(3)], 0.1)
     ledger.record([make_outcome(3, Verdict.MISCLASSIFIED)], [], 0.1)
-    assert ledger.recorded_sample_indices() == {2, 3, 5}
+    assert ledger.recorded_verdicts() == {5: Verdict.FAILED, 2: Verdict.SURVIVED, 3: Verdict.MISCLASSIFIED}
 
 
 def test_a_sample_is_recorded_once(ledger_and_cancel, make_outcome) -> None:
@@ -51,7 +51,7 @@ def test_a_sample_is_recorded_once(ledger_and_cancel, make_outcome) -> None:
         ledger.record([make_outcome(4), make_outcome(5)], [], 0.1)
     with pytest.raises(ValueError, match="twice"):
         ledger.record([make_outcome(7), make_outcome(7)], [], 0.1)
-    assert ledger.recorded_sample_indices() == {5}
+    assert ledger.recorded_verdicts() == {5: Verdict.FAILED}
 
 
 def test_a_cancel_is_seen(ledger_and_cancel, wait_until) -> None:
@@ -145,7 +145,7 @@ def test_a_second_attempt_continues_the_first(jobs, job_id, client, make_outcome
     client.delete(JobKeys(job_id).shard(0).lease)
     second = jobs.begin(job_id)
     assert second.attempt == 2
-    assert second.recorded_sample_indices() == {1, 4}
+    assert second.recorded_verdicts() == {1: Verdict.FAILED, 4: Verdict.SURVIVED}
     second.record([make_outcome(0)], [], 0.5)
     batches = read_batches(jobs, job_id)
     assert [(batch.sequence, batch.attempt) for batch in batches] == [(0, 1), (1, 2)]
@@ -206,6 +206,13 @@ def test_a_lease_runs_out_unless_it_is_renewed(jobs, job_id, client) -> None:
     client.pexpire(lease, 1000)
     assert ledger.renew(client)
     assert client.pttl(lease) > 1000
+
+
+def test_a_sign_of_life_that_comes_late_holds_nothing(jobs, job_id, client) -> None:
+    ledger = jobs.begin(job_id)
+    ledger.release()
+    assert not ledger.renew(client)
+    assert not client.exists(JobKeys(job_id).shard(0).lease)
 
 
 @pytest.mark.parametrize("state", [State.SUCCEEDED, State.FAILED, State.CANCELED])
@@ -298,12 +305,15 @@ class Crash:
 
     def __init__(self, client, job_id: str) -> None:
         self._client = client
-        shard = JobKeys(job_id).shard(0)
-        self._kept = {key: client.dump(key) for key in (shard.meta, shard.outcomes)}
+        keys, shard = JobKeys(job_id), JobKeys(job_id).shard(0)
+        self._kept = {key: client.dump(key) for key in (keys.record, shard.meta, shard.outcomes)}
 
     def happen(self) -> None:
         for key, value in self._kept.items():
-            self._client.restore(key, 0, value, replace=True)
+            if value is None:
+                self._client.delete(key)
+            else:
+                self._client.restore(key, 0, value, replace=True)
 
 
 def test_what_a_crashed_redis_forgot_is_written_again(jobs, job_id, client, make_outcome) -> None:
@@ -318,6 +328,65 @@ def test_what_a_crashed_redis_forgot_is_written_again(jobs, job_id, client, make
     assert [(batch.sequence, list(batch.sample_index)) for batch in batches] == [(0, [1]), (1, [2]), (2, [3]), (3, [4])]
     tally = jobs.get(job_id).tally
     assert (tally.failed_count, tally.survived_count) == (3, 1)
+
+
+def test_the_last_outcomes_of_a_job_are_written_again_before_it_ends(jobs, job_id, client, make_outcome) -> None:
+    ledger = jobs.begin(job_id)
+    ledger.record([make_outcome(1)], [], 0.5)
+    crash = Crash(client, job_id)
+    ledger.record([make_outcome(2)], [], 0.5)
+    crash.happen()
+    ledger.finish(State.SUCCEEDED)
+    stored = jobs.get(job_id)
+    assert (stored.job.state, stored.tally.outcome_count) == (State.SUCCEEDED, 2)
+    assert [list(batch.sample_index) for batch in read_batches(jobs, job_id)] == [[1], [2]]
+
+
+def test_a_job_that_lost_outcomes_can_fail_but_not_succeed(jobs, job_id, client, make_outcome) -> None:
+    ledger = jobs.begin(job_id)
+    crash = Crash(client, job_id)
+    ledger.record([make_outcome(1)], [], 0.5)
+    crash.happen()
+    ledger._kept.clear()
+    with pytest.raises(OutcomesLost):
+        ledger.finish(State.SUCCEEDED)
+    ledger.finish(State.FAILED, "outcomes were lost")
+    assert jobs.get(job_id).job.state is State.FAILED
+
+
+def test_an_outage_however_long_does_not_make_appends_old(jobs, job_id, client, make_outcome, monkeypatch) -> None:
+    ledger = jobs.begin(job_id)
+    ledger.record([make_outcome(1)], [], 0.5)
+    crash = Crash(client, job_id)
+    ledger.record([make_outcome(2)], [], 0.5)
+    crash.happen()
+    monkeypatch.setattr(ledger_module, "_KEPT_SECONDS", 0.0)
+    ledger.record([make_outcome(3)], [], 0.5)
+    assert [list(batch.sample_index) for batch in read_batches(jobs, job_id)] == [[1], [2], [3]]
+
+
+def test_a_begin_that_a_crashed_redis_forgot_is_a_begin(jobs, job_id, client, make_outcome) -> None:
+    crash = Crash(client, job_id)
+    ledger = jobs.begin(job_id)
+    crash.happen()
+    assert jobs.get(job_id).job.state is State.QUEUED
+    ledger.record([make_outcome(1)], [], 0.5)
+    job = jobs.get(job_id).job
+    assert (job.state, job.attempt_count) == (State.RUNNING, 1)
+    ledger.finish(State.SUCCEEDED)
+    assert jobs.get(job_id).job.state is State.SUCCEEDED
+
+
+def test_nothing_is_appended_to_a_job_that_ended_without_its_worker(jobs, job_id, client, make_outcome) -> None:
+    crash = Crash(client, job_id)
+    ledger = jobs.begin(job_id)
+    crash.happen()
+    client.delete(JobKeys(job_id).shard(0).lease)
+    jobs.call(lambda store, log: store.cancel(job_id))
+    with pytest.raises(AttemptFenced):
+        ledger.record([make_outcome(1)], [], 0.5)
+    assert read_batches(jobs, job_id) == []
+    assert jobs.get(job_id).job.state is State.CANCELED
 
 
 def test_what_nobody_remembers_is_lost_and_said_to_be(jobs, job_id, client, make_outcome) -> None:
@@ -347,7 +416,7 @@ def test_a_begin_is_quick_with_a_long_log(jobs, job_id, client, make_outcome) ->
         ledger.record([make_outcome(start), make_outcome(start + 1)], [], 0.5)
     client.delete(JobKeys(job_id).shard(0).lease)
     began = time.monotonic()
-    assert jobs.begin(job_id).recorded_sample_indices() == set(range(1200))
+    assert jobs.begin(job_id).recorded_verdicts().keys() == set(range(1200))
     assert time.monotonic() - began < 5
     rows = [row for batch in read_batches_all(jobs, job_id) for row in wire.tally_rows(wire.outcomes_from_proto(batch))]
     assert len(rows) == 1200

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
@@ -24,6 +25,7 @@ from attack_service.adapters.queueing import QUEUE
 from attack_service.jobs import Phase, Progress, State
 from attack_service.outcomes import Tally
 
+NOWHERE = "8060081a-a543-49aa-a4f0-733d7aaa9efb"
 SPEC = pb.AttackSpec(model="resnet18", attack="pgd", sample_count=8)
 
 
@@ -101,7 +103,8 @@ def test_validating_prices_a_job_and_queues_nothing(stub, worker_client) -> None
 def test_a_repeated_request_creates_one_job(stub, worker_client, new_request_id) -> None:
     before = worker_client.llen(QUEUE)
     request = pb.CreateAttackJobRequest(spec=SPEC, request_id=new_request_id)
-    jobs = [stub.CreateAttackJob(request).attack_job for _ in range(3)]
+    with ThreadPoolExecutor(10) as pool:
+        jobs = list(pool.map(lambda _: stub.CreateAttackJob(request).attack_job, range(20)))
     assert len({job.attack_job_id for job in jobs}) == 1
     assert worker_client.llen(QUEUE) == before + 1
     request.spec.seed = 9
@@ -122,23 +125,29 @@ def test_a_repeated_request_creates_one_job(stub, worker_client, new_request_id)
             pb.CreateAttackJobRequest(spec=SPEC, request_id="seven"),
             *("INVALID_ARGUMENT", "INVALID_SPECIFICATION", "request_id"),
         ),
+        (
+            "CreateAttackJob",
+            pb.CreateAttackJobRequest(spec=pb.AttackSpec(model="\N{SNOWMAN}" * 100_000, attack="pgd")),
+            *("INVALID_ARGUMENT", "UNKNOWN_NAME", "spec.model"),
+        ),
+        ("GetAttackJob", pb.GetAttackJobRequest(attack_job_id="x" * 100_000), "NOT_FOUND", "JOB_NOT_FOUND", ""),
         ("GetAttackJob", pb.GetAttackJobRequest(attack_job_id="x"), "NOT_FOUND", "JOB_NOT_FOUND", ""),
         ("CancelAttackJob", pb.CancelAttackJobRequest(attack_job_id="x"), "NOT_FOUND", "JOB_NOT_FOUND", ""),
         ("DeleteAttackJob", pb.DeleteAttackJobRequest(attack_job_id="x"), "NOT_FOUND", "JOB_NOT_FOUND", ""),
         ("StreamOutcomes", pb.StreamOutcomesRequest(attack_job_id="x"), "NOT_FOUND", "JOB_NOT_FOUND", ""),
         (
             "StreamOutcomes",
-            pb.StreamOutcomesRequest(attack_job_id="x", resume_token="garbage"),
+            pb.StreamOutcomesRequest(attack_job_id=NOWHERE, resume_token="garbage"),
             *("INVALID_ARGUMENT", "INVALID_SPECIFICATION", "resume_token"),
         ),
         (
             "ListOutcomes",
-            pb.ListOutcomesRequest(attack_job_id="x", page_token="garbage"),
+            pb.ListOutcomesRequest(attack_job_id=NOWHERE, page_token="garbage"),
             *("INVALID_ARGUMENT", "INVALID_SPECIFICATION", "page_token"),
         ),
         (
             "ListAttackJobs",
-            pb.ListAttackJobsRequest(page_token="garbage"),
+            pb.ListAttackJobsRequest(page_token="garbage" * 10_000),
             *("INVALID_ARGUMENT", "INVALID_SPECIFICATION", "page_token"),
         ),
     ],
@@ -147,6 +156,25 @@ def test_a_mistake_has_a_status_a_reason_and_a_field(stub, call, request_, code,
     failed = failure(getattr(stub, call), request_)
     assert (failed.code.name, failed.reason, failed.field) == (code, reason, field)
     assert failed.message
+
+
+def test_no_other_key_of_a_job_passes_for_a_job(stub, worker_client, make_outcome) -> None:
+    job_id = create(stub)
+    ledger = begin(worker_client, job_id)
+    ledger.record([make_outcome(1)], [], 0.5)
+    ledger.progress(Progress(Phase.TRAINING, 5, 10))
+    keys = [key.decode() for key in worker_client.keys(f"*{job_id}:*")]
+    assert len(keys) >= 4
+    for key in keys:
+        job_id = key.removeprefix("afr:job:")
+        for call, request in (
+            (stub.GetAttackJob, pb.GetAttackJobRequest(attack_job_id=job_id)),
+            (stub.CancelAttackJob, pb.CancelAttackJobRequest(attack_job_id=job_id)),
+            (stub.DeleteAttackJob, pb.DeleteAttackJobRequest(attack_job_id=job_id)),
+            (stub.StreamOutcomes, pb.StreamOutcomesRequest(attack_job_id=job_id)),
+            (stub.ListOutcomes, pb.ListOutcomesRequest(attack_job_id=job_id)),
+        ):
+            assert failure(call, request).reason == "JOB_NOT_FOUND", (call, job_id)
 
 
 def test_the_catalogue_is_listed(stub) -> None:
