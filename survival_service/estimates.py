@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy.special import betaincinv, ndtri
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import betaincinv, ndtri, stdtrit
 
 DEFAULT_LEVEL = 0.95
 
@@ -51,9 +53,17 @@ def normal_quantile(level: float) -> float:
     return float(ndtri(0.5 + level / 2))
 
 
-def log_interval(log_value: float, log_standard_error: float, level: float) -> Estimate:
-    """The estimate exp(log_value), its interval symmetric on the log scale. Overflows to infinity, never to NaN."""
-    margin = normal_quantile(level) * log_standard_error
+def log_interval(
+    log_value: float, log_standard_error: float, level: float, *, degrees_of_freedom: int | None = None
+) -> Estimate:
+    """The estimate exp(log_value), its interval symmetric on the log scale. Overflows to infinity, never to NaN.
+
+    With `degrees_of_freedom` the interval is Student's, otherwise the normal one.
+    """
+    quantile = (
+        normal_quantile(level) if degrees_of_freedom is None else float(stdtrit(degrees_of_freedom, 0.5 + level / 2))
+    )
+    margin = quantile * log_standard_error
     return Estimate(_exp(log_value), _exp(log_value - margin), _exp(log_value + margin), log_standard_error)
 
 
@@ -68,7 +78,21 @@ def wilson(successes: float, trials: float, level: float) -> Estimate:
     return Estimate(share, max(0.0, min(centre - margin, share)), min(1.0, max(centre + margin, share)))
 
 
-def share_upper_bound(successes: int, trials: int, level: float) -> float:
+def effective_trials(events: NDArray[np.bool_], cluster: NDArray[np.int64]) -> float:
+    """How many independent trials tell as much about a share as these, of which some belong to one cluster.
+
+    The number of trials over Kish's design effect (1965), the variance of the share over clusters against that over
+    trials. Never more than the trials; where all of them agree, which leaves no variance to compare, the clusters.
+    """
+    n, sums = events.size, np.bincount(np.unique(cluster, return_inverse=True)[1].ravel(), events - events.mean())
+    clusters, share = sums.size, float(events.mean())
+    if clusters == n or clusters < 2 or share in (0.0, 1.0):
+        return float(clusters)
+    variance = float(sums @ sums) / n**2 * clusters / (clusters - 1)
+    return min(float(n), share * (1 - share) / variance) if variance > 0 else float(n)
+
+
+def share_upper_bound(successes: int, trials: float, level: float) -> float:
     """The one-sided upper confidence bound of a share after Clopper and Pearson (1934).
 
     Without a success it is 1 - (1 - level)^(1/trials), the "rule of three": about 3/trials for 0.95.

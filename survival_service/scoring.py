@@ -2,7 +2,8 @@
 
 The rate is C = (price of training a sample) / (price of a failure), dimensionless and finite as soon as anything
 failed. A failure's price is the attacker's whole spend on samples at risk, those that survived included, divided by
-the failures. Its variance is the linearised one of a ratio (Cochran 1977, section 2.11), on the logarithm.
+the failures. Its variance is the linearised one of a ratio (Cochran 1977, section 2.11), on the logarithm, and its law
+Student's with one degree of freedom less than there are images: two samples must not make a conclusion.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
+from scipy.special import stdtr
 
 from survival_service.estimates import (
     NO_ESTIMATE,
@@ -68,6 +69,14 @@ class Spending:
 
 
 @dataclass(frozen=True, slots=True)
+class RatioError:
+    """The standard error of the logarithm of a ratio, and the degrees of freedom that it was estimated with."""
+
+    standard: float
+    degrees: int
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """What the outcomes say about cost on one clock; None and empty estimates where nothing failed."""
 
@@ -80,7 +89,6 @@ class Score:
 def spending(jobs: Sequence[tuple[JobFacts, OutcomeColumns]], clock: Clock) -> Spending:
     """Collect what every sample at risk of these jobs cost."""
     attack, forward, training, failed = [], [], [], []
-    images: list[tuple[str, str, int]] = []
     for facts, columns in jobs:
         at_risk = columns.verdict != Verdict.MISCLASSIFIED
         fell = columns.verdict[at_risk] == Verdict.FAILED
@@ -96,15 +104,25 @@ def spending(jobs: Sequence[tuple[JobFacts, OutcomeColumns]], clock: Clock) -> S
         attack.append(cost)
         failed.append(fell)
         training.append(np.full(cost.size, trained))
-        images.extend((facts.dataset, facts.dataset_digest, index) for index in columns.sample_index[at_risk].tolist())
-    number = {image: i for i, image in enumerate(dict.fromkeys(images))}
+    at_risk = np.concatenate([columns.verdict != Verdict.MISCLASSIFIED for _, columns in jobs])
     return Spending(
         np.concatenate(attack),
         np.concatenate(forward),
         np.concatenate(training),
         np.concatenate(failed),
-        np.array([number[image] for image in images], dtype=np.int64),
+        images(jobs)[at_risk],
     )
+
+
+def images(jobs: Sequence[tuple[JobFacts, OutcomeColumns]]) -> IntArray:
+    """The attacked image of every outcome as a number, the same for one image in several jobs."""
+    names = [
+        (facts.dataset, facts.dataset_digest, index)
+        for facts, columns in jobs
+        for index in columns.sample_index.tolist()
+    ]
+    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return np.array([number[name] for name in names], dtype=np.int64)
 
 
 def score(spent: Spending, level: float, *, price_ratio: float = 1.0) -> Score:
@@ -167,16 +185,16 @@ def benign_rate(
     worth = price_ratio * float(trained.mean()) / float(seconds.mean())
     errors = int(wrong.sum())
     if errors == 0:
-        return Estimate(0.0, 0.0, worth * share_upper_bound(0, wrong.size, level))
-    return _with_error(worth * errors / wrong.size, _log_ratio_error(seconds, wrong, np.arange(wrong.size)), level)
+        return Estimate(0.0, 0.0, worth * share_upper_bound(0, np.unique(images(jobs)).size, level))
+    return _with_error(worth * errors / wrong.size, _log_ratio_error(seconds, wrong, images(jobs)), level)
 
 
 def _spent(lower: NDArray[Any], upper: NDArray[Any], at_risk: NDArray[np.bool_], fell: NDArray[np.bool_]) -> FloatArray:
     return np.where(fell, upper[at_risk], lower[at_risk]).astype(np.float64)
 
 
-def _log_ratio_error(numerator: FloatArray, denominator: FloatArray, cluster: IntArray) -> float | None:
-    """The standard error of log(sum numerator / sum denominator) over clusters; None from fewer than two.
+def _log_ratio_error(numerator: FloatArray, denominator: FloatArray, cluster: IntArray) -> RatioError | None:
+    """The error of log(sum numerator / sum denominator) over clusters; None from fewer than two.
 
     The denominator counts events. When every sample is alike the linearised variance is zero, which n samples cannot
     promise: it is at least that of the share of events, half an event and half a non-event added.
@@ -187,20 +205,21 @@ def _log_ratio_error(numerator: FloatArray, denominator: FloatArray, cluster: In
     if n < 2:
         return None
     share = (denominator.sum() + 0.5) / (denominator.size + 1)
-    return math.sqrt(max(float(totals @ totals) * n / (n - 1), (1 - share) / (share * denominator.size)))
+    variance = max(float(totals @ totals) * n / (n - 1), (1 - share) / (share * n))
+    return RatioError(math.sqrt(variance), n - 1)
 
 
-def _with_error(value: float, error: float | None, level: float) -> Estimate:
+def _with_error(value: float, error: RatioError | None, level: float) -> Estimate:
     if error is None:
         return Estimate(value=value)
-    estimate = log_interval(math.log(value), error, level)
-    return Estimate(value, estimate.lower, estimate.upper, error)
+    estimate = log_interval(math.log(value), error.standard, level, degrees_of_freedom=error.degrees)
+    return Estimate(value, estimate.lower, estimate.upper, error.standard)
 
 
-def _confidence_above_one(rate: float, error: float | None) -> float | None:
+def _confidence_above_one(rate: float, error: RatioError | None) -> float | None:
     if error is None:
         return None
-    return float(ndtr(math.log(rate) / error))
+    return float(stdtr(error.degrees, math.log(rate) / error.standard))
 
 
 def _quotient(numerator: float, denominator: float) -> float:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from survival_service.estimates import log_interval, normal_quantile, share_upper_bound, wilson
+from survival_service.estimates import effective_trials, log_interval, normal_quantile, share_upper_bound, wilson
 
 
 def test_a_95_percent_interval_has_1_96_standard_errors() -> None:
@@ -35,6 +36,17 @@ def test_a_share_lies_in_its_interval_and_that_in_0_to_1(n: int, data: st.DataOb
 
 def test_without_trials_there_is_no_share() -> None:
     assert wilson(0, 0, 0.95).value is None
+
+
+def test_trials_that_repeat_each_other_count_once() -> None:
+    generator = np.random.default_rng(0)
+    events, cluster = generator.random(1000) < 0.3, np.arange(1000)
+    assert effective_trials(events, cluster) == 1000
+    assert effective_trials(np.tile(events, 4), np.tile(cluster, 4)) == pytest.approx(1000, rel=0.01)
+    # Unrelated trials of one cluster are as good as any.
+    assert effective_trials(generator.random(4000) < 0.3, np.tile(cluster, 4)) > 3500
+    assert effective_trials(np.zeros(4000, dtype=bool), np.tile(cluster, 4)) == 1000
+    assert effective_trials(np.ones(3, dtype=bool), np.zeros(3, dtype=int)) == 1
 
 
 def test_no_failure_in_n_bounds_the_rate_by_the_rule_of_three() -> None:

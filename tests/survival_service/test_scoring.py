@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import t
 
 from survival_service.estimates import Estimate
 from survival_service.jobs import JobFacts
@@ -54,7 +54,7 @@ def test_doubling_all_durations_leaves_a_rate_and_doubles_a_cost(job: Job, facto
         job(checks, seconds_per_check=0.01 * f, clean_seconds=0.002 * f, training_seconds=120.0 * f)
         for f in (1.0, factor)
     )
-    scores = [score(spending([(f, t.columns())], Clock.SECONDS), 0.95) for f, t in (one, other)]
+    scores = [score(spending([(f, table.columns())], Clock.SECONDS), 0.95) for f, table in (one, other)]
     assert scores[1].cost_per_failure.value == pytest.approx(factor * scores[0].cost_per_failure.value)
     assert scores[1].cost_normalized_failure_rate.value == pytest.approx(scores[0].cost_normalized_failure_rate.value)
     assert scores[1].confidence_above_one == pytest.approx(scores[0].confidence_above_one)
@@ -62,7 +62,7 @@ def test_doubling_all_durations_leaves_a_rate_and_doubles_a_cost(job: Job, facto
 
 def test_doubling_the_training_time_alone_doubles_the_rate(job: Job) -> None:
     one, other = job([1, 2, 3, None]), job([1, 2, 3, None], training_seconds=240.0)
-    rates = [score(spending([(f, t.columns())], Clock.SECONDS), 0.95) for f, t in (one, other)]
+    rates = [score(spending([(f, table.columns())], Clock.SECONDS), 0.95) for f, table in (one, other)]
     assert rates[1].cost_normalized_failure_rate.value == pytest.approx(2 * rates[0].cost_normalized_failure_rate.value)
 
 
@@ -93,12 +93,37 @@ def test_the_error_of_an_exponential_cost_is_one_over_the_root_of_the_failures()
     assert found.cost_per_failure.log_standard_error == pytest.approx(1 / math.sqrt(failures), rel=0.05)
 
 
-def test_the_confidence_is_that_of_the_normal_law_of_the_logarithm() -> None:
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_an_interval_from_a_handful_of_samples_covers_the_true_cost(n: int) -> None:
+    """One-shot attacks that succeed half of the time: a failure costs 2. The normal law covered 67 % at n = 2."""
+    generator = np.random.default_rng(n)
+    hits = drawn = 0
+    for _ in range(400):
+        failed = generator.random(n) < 0.5
+        if not failed.any():
+            continue
+        found = score(spent([1.0] * n, failed.tolist()), 0.95).cost_per_failure
+        assert found.lower is not None
+        assert found.upper is not None
+        drawn += 1
+        hits += found.lower <= 2 <= found.upper
+    assert hits / drawn > 0.93
+
+
+def test_two_samples_conclude_nothing() -> None:
+    found = score(spent([3.0, 3.0], [True, True], training=12.0), 0.95)
+    assert found.conclusion is Conclusion.UNDECIDED
+    assert found.confidence_above_one is not None
+    assert found.confidence_above_one < 0.975
+
+
+def test_the_confidence_is_that_of_students_law_of_the_logarithm() -> None:
     found = score(spent([1, 2, 3, 4, 2, 2], [True] * 5 + [False], training=3.2), 0.9)
     rate = found.cost_normalized_failure_rate
     assert rate.value is not None
     assert rate.log_standard_error is not None
-    assert found.confidence_above_one == pytest.approx(norm.cdf(math.log(rate.value) / rate.log_standard_error))
+    assert found.confidence_above_one == pytest.approx(t.cdf(math.log(rate.value) / rate.log_standard_error, 5))
+    assert rate.lower == pytest.approx(rate.value * math.exp(-t.ppf(0.95, 5) * rate.log_standard_error))
 
 
 def test_samples_that_all_fail_alike_still_leave_a_doubt() -> None:
