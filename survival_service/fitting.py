@@ -21,8 +21,13 @@ from survival_service.observations import Clock, FloatArray, IntArray, Observati
 from survival_service.predictions import FittedTime
 
 INTERCEPT = "intercept"
+USABLE = "the fit can be used"
 # Fewer failures than this a parameter, and a fit is refused; up to ten a parameter, a report warns of it.
 FAILURES_PER_PARAMETER = 2
+# As many clusters as parameters leave no degree of freedom for the sandwich, and up to twice as many hardly any; from
+# fewer than this its errors are known to come out too small.
+CLUSTERS_PER_PARAMETER = 2
+FEW_CLUSTERS = 20
 # Standard errors that no identified parameter has: of log sigma (about 0.8 over the root of the failures), and of a
 # standardised coefficient in units of sigma (about one over the root of the failures, times its collinearity).
 LARGEST_LOG_SCALE_ERROR = 3.0
@@ -95,7 +100,8 @@ def fit(
     """Fit one distribution by maximum likelihood; unpenalised, and never a number where the data carry none.
 
     Constant and collinear covariates are dropped and named. With clusters the covariance is the clustered sandwich
-    (Huber 1967, with G/(G-1)), otherwise the inverse information. `start`, an earlier fit with the same covariates,
+    (Huber 1967, with G/(G-1)), otherwise the inverse information; where the clusters are too few for either to be
+    trusted, the status message says so. `start`, an earlier fit with the same covariates,
     saves iterations and changes nothing else.
     """
     kept, aliased = independent_columns(observations.covariates, observations.names, observations.weight)
@@ -105,7 +111,7 @@ def fit(
         distribution=distribution,
         clock=clock,
         status=Status.OK,
-        status_message="the fit can be used",
+        status_message=USABLE,
         observation_count=round(data.observation_count),
         failure_count=round(data.failure_count),
         parameter_count=1 + len(names) + (not distribution.scale_fixed),
@@ -123,7 +129,8 @@ def fit(
     if trouble or covariance is None:
         return replace(blank, status=Status.NOT_CONVERGED, status_message=trouble)
     if data.cluster is not None:
-        covariance = _clustered(likelihood, maximum, covariance, data.cluster)
+        covariance, caveat = _clustered(likelihood, maximum, covariance, data.cluster)
+        blank = replace(blank, status_message=USABLE + caveat)
     return _filled(blank, likelihood, maximum, covariance, data, level)
 
 
@@ -143,6 +150,13 @@ def _status(data: Observations, distribution: Distribution, parameter_count: int
         return Status.NO_FAILURE, (
             "no sample failed, so there is no failure rate to fit; raise epsilon or the number of iterations"
         )
+    if not (data.lower > 0).any():
+        # The sooner, the likelier: the supremum is at time zero.
+        status = Status.SINGLE_CHECK if _checked_once(data) and not distribution.scale_fixed else Status.ONE_INTERVAL
+        return status, (
+            "every failure came at the first check, so nothing tells how soon they fail; attack more gently (a smaller "
+            "epsilon or step size), with an attack that is checked several times, such as pgd"
+        )
     if not distribution.scale_fixed:
         if _checked_once(data):
             return Status.SINGLE_CHECK, (
@@ -157,8 +171,9 @@ def _status(data: Observations, distribution: Distribution, parameter_count: int
     needed = FAILURES_PER_PARAMETER * parameter_count
     if failures < needed:
         return Status.TOO_FEW_FAILURES, (
-            f"{failures:g} {'failure is' if failures == 1 else 'failures are'} too few for {parameter_count} parameters"
-            f" ({needed} are needed); attack more samples, or raise epsilon or the number of iterations"
+            f"{failures:g} {'failure is' if failures == 1 else 'failures are'} too few for "
+            f"{parameter_count} {'parameter' if parameter_count == 1 else 'parameters'} ({needed} are needed); "
+            "attack more samples, or raise epsilon or the number of iterations"
         )
     return Status.OK, ""
 
@@ -227,14 +242,30 @@ def _trouble(
     return ""
 
 
-def _clustered(likelihood: Likelihood, maximum: Maximum, bread: FloatArray, cluster: IntArray) -> FloatArray:
-    """The sandwich over clusters; the inverse information where there are too few clusters to estimate one."""
+def _clustered(
+    likelihood: Likelihood, maximum: Maximum, bread: FloatArray, cluster: IntArray
+) -> tuple[FloatArray, str]:
+    """The sandwich over clusters, and what to know of it.
+
+    Where there are too few clusters to estimate one it is the inverse information, and the second entry says so.
+    """
     groups, index = np.unique(cluster[likelihood.rows], return_inverse=True)
-    if groups.size <= 2 * likelihood.parameter_count:
-        return bread
+    needed = CLUSTERS_PER_PARAMETER * likelihood.parameter_count + 1
+    if groups.size < needed:
+        return bread, (
+            f", but its rows lie in {groups.size} {'cluster' if groups.size == 1 else 'clusters'} (samples attacked in "
+            f"several jobs), too few for clustered errors of {likelihood.parameter_count} parameters ({needed} are "
+            "needed): its intervals take the rows as independent and may be much too narrow; attack more samples"
+        )
     scores = np.zeros((groups.size, likelihood.parameter_count))
     np.add.at(scores, index.ravel(), likelihood.row_scores(maximum.parameters))
-    return bread @ (scores.T @ scores) @ bread * (groups.size / (groups.size - 1))
+    sandwich = bread @ (scores.T @ scores) @ bread * (groups.size / (groups.size - 1))
+    if groups.size < FEW_CLUSTERS:
+        return sandwich, (
+            f", but its intervals rest on {groups.size} clusters, and those from fewer than {FEW_CLUSTERS} tend to be "
+            "too narrow; attack more samples"
+        )
+    return sandwich, ""
 
 
 def _filled(

@@ -192,6 +192,36 @@ def test_correlated_copies_of_rows_do_not_narrow_a_clustered_interval() -> None:
     assert naive.coefficients[1].standard_error < 0.55 * many.coefficients[1].standard_error
 
 
+@pytest.mark.parametrize(("clusters", "words"), [(1, "1 cluster "), (4, "4 clusters"), (6, "6 clusters"), (12, "12")])
+def test_clusters_too_few_for_their_errors_are_said_to_be(clusters: int, words: str) -> None:
+    times = drawn(Distribution.WEIBULL, 120, mu=1.5, sigma=0.7, seed=4)
+    x = np.random.default_rng(4).normal(size=120).tolist()
+    cluster = [str(i % clusters) for i in range(120)]
+    found = fit(Observations.of(times, times, covariates={"x": x}, cluster=cluster), Distribution.WEIBULL)
+    assert found.status is Status.OK
+    assert words in found.status_message
+    assert ("too narrow" if clusters > 6 else "take the rows as independent") in found.status_message
+    independent = fit(Observations.of(times, times, covariates={"x": x}), Distribution.WEIBULL)
+    assert independent.status_message == "the fit can be used"
+    if clusters <= 6:
+        assert found.coefficients[1].standard_error == independent.coefficients[1].standard_error
+
+
+@pytest.mark.parametrize("distribution", Distribution, ids=lambda d: d.name.lower())
+def test_failures_all_at_the_first_check_have_no_time(distribution: Distribution) -> None:
+    """The sooner, the likelier: there is no maximum, and pooling groups would not help."""
+    for data in (Observations.of([0], [2], [40]), Observations.of([0, 0], [2, inf], [40, 5])):
+        found = fit(data, distribution)
+        assert found.status in (Status.SINGLE_CHECK, Status.ONE_INTERVAL)
+        assert "nothing tells how soon" in found.status_message
+
+
+def test_one_failure_is_too_few_for_one_parameter() -> None:
+    found = fit(Observations.of([3, 5], [4, inf], [1, 20]), Distribution.EXPONENTIAL)
+    assert found.status is Status.TOO_FEW_FAILURES
+    assert "1 failure is too few for 1 parameter (2 are needed)" in found.status_message
+
+
 def test_constant_and_collinear_covariates_are_dropped_and_named() -> None:
     times = drawn(Distribution.WEIBULL, 90, mu=1.0, sigma=0.7, seed=8)
     group = np.tile([0.0, 1.0, 2.0], 30)
