@@ -37,9 +37,10 @@ def kaplan_meier(observations: Observations, level: float = DEFAULT_LEVEL) -> Cu
     fitter.fit(time, event_observed=observations.failed, weights=observations.weight)
     interval = fitter.confidence_interval_survival_function_.to_numpy()
     survival = fitter.survival_function_.to_numpy()[:, 0]
-    # Where nobody is left, or nobody has failed, the interval is undefined: it is the point itself.
+    # Where nobody has failed yet, or nobody is left, the interval is undefined. The lower edge is then the curve; the
+    # upper one stays where it was, for that the last of a few has failed does not prove that nobody survives.
     lower = np.where(np.isfinite(interval[:, 0]), interval[:, 0], survival)
-    upper = np.where(np.isfinite(interval[:, 1]), interval[:, 1], survival)
+    upper = np.minimum.accumulate(np.where(np.isfinite(interval[:, 1]) & (survival > 0), interval[:, 1], 1.0))
     steps = fitter.survival_function_.index.to_numpy(dtype=float)
     shown = np.unique(np.linspace(0, steps.size - 1, min(steps.size, CURVE_POINT_LIMIT)).astype(int))
     return Curve(

@@ -30,6 +30,12 @@ def test_its_interval_is_exponential_greenwood() -> None:
     assert curve.survival_upper[1] == pytest.approx(0.8 ** math.exp(-1.959964 * error), rel=1e-5)
 
 
+def test_the_last_of_a_few_to_fail_does_not_prove_that_nobody_survives() -> None:
+    curve = kaplan_meier(Observations.of([0, 1, 2], [1, 2, 3], [5, 5, 5]))
+    assert curve.survival[-1] == 0
+    assert curve.survival_upper[-1] == curve.survival_upper[-2] > 0.5
+
+
 def test_weights_are_repeated_rows() -> None:
     counted = kaplan_meier(Observations.of([0, 1, 3], [1, 3, inf], [3, 2, 4]))
     repeated = kaplan_meier(Observations.of([0] * 3 + [1] * 2 + [3] * 4, [1] * 3 + [3] * 2 + [inf] * 4))
