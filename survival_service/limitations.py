@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from survival_service.fitting import Fit, Status
+from survival_service.fitting import USABLE, Fit, Status
 from survival_service.jobs import JobFacts
 from survival_service.observations import Clock, OutcomeTable
 from survival_service.wording import CLOCKS, DISTRIBUTIONS, percent
@@ -18,10 +18,24 @@ NOTABLE_SHARE = 0.05
 
 
 def limitations(
-    jobs: Sequence[tuple[JobFacts, OutcomeTable]], fits: Sequence[tuple[Clock, tuple[Fit, ...]]]
+    jobs: Sequence[tuple[JobFacts, OutcomeTable]],
+    fits: Sequence[tuple[Clock, tuple[Fit, ...]]],
+    *,
+    surviving_share: float = 0.0,
+    shared_images: bool = False,
 ) -> tuple[str, ...]:
-    """Everything a reader should know before quoting a number, the weightiest first, without repetition."""
-    found = [*_of_jobs(jobs), *_of_counts(jobs), *_of_fits(fits), *_of_models(jobs)]
+    """Everything a reader should know before quoting a number, the weightiest first, without repetition.
+
+    `surviving_share` is where the curve of Kaplan and Meier ends; `shared_images` says that jobs attacked the same.
+    """
+    found = [
+        *_of_jobs(jobs),
+        *_of_devices(jobs),
+        *_of_counts(jobs, surviving_share),
+        *_of_fits(fits),
+        *_of_pooling(jobs, fits, shared_images),
+        *_of_models(jobs),
+    ]
     return tuple(dict.fromkeys(f"{text[0].upper()}{text[1:].rstrip('.')}." for text in found if text))
 
 
@@ -32,13 +46,14 @@ def _of_jobs(jobs: Sequence[tuple[JobFacts, OutcomeTable]]) -> Iterator[str]:
         if facts.canceled:
             yield (
                 f"{name} was canceled after {table.outcome_count} of {facts.sample_count} samples; those under attack "
-                "count as surviving up to their last check"
+                "count as surviving up to their last check, so at least the reported share fails, and the accuracy "
+                "under attack is at most the reported one"
             )
         elif missing > 0:
             yield f"{name} reported {table.outcome_count} of {facts.sample_count} samples, so the report is partial"
         if facts.attempt_count > 1:
             yield (
-                f"{name} took {facts.attempt_count} attempts because a worker was lost; what the lost ones spent on "
+                f"{name} took {facts.attempt_count} attempts because a worker stopped; what the earlier ones spent on "
                 "unfinished samples is on no clock"
             )
         if facts.class_count and facts.clean_accuracy <= NEAR_CHANCE_FACTOR / facts.class_count:
@@ -46,15 +61,25 @@ def _of_jobs(jobs: Sequence[tuple[JobFacts, OutcomeTable]]) -> Iterator[str]:
                 f"the {facts.model} of {name} is hardly better than chance ({percent(facts.clean_accuracy)} correct "
                 f"with {facts.class_count} classes), so its failures say little about robustness"
             )
+        yield from facts.warnings
+
+
+def _of_devices(jobs: Sequence[tuple[JobFacts, OutcomeTable]]) -> Iterator[str]:
+    for facts, _ in jobs:
         if facts.training_device_name != facts.attack_device_name and facts.training_device_name:
             yield (
                 f"training was measured on {facts.training_device_name} and the attack on "
                 f"{facts.attack_device_name or 'an unknown device'}, so the rate in seconds compares unlike devices"
             )
-        yield from facts.warnings
+    names = dict.fromkeys(facts.attack_device_name or "an unknown device" for facts, _ in jobs)
+    if len(names) > 1:
+        yield (
+            f"the jobs were attacked on unlike devices ({', '.join(names)}), so every time and rate in seconds mixes "
+            "the devices with the attacks"
+        )
 
 
-def _of_counts(jobs: Sequence[tuple[JobFacts, OutcomeTable]]) -> Iterator[str]:
+def _of_counts(jobs: Sequence[tuple[JobFacts, OutcomeTable]], surviving_share: float) -> Iterator[str]:
     failed = sum(table.failed_count for _, table in jobs)
     at_risk = failed + sum(table.survived_count for _, table in jobs)
     misclassified = sum(table.misclassified_count for _, table in jobs)
@@ -66,11 +91,17 @@ def _of_counts(jobs: Sequence[tuple[JobFacts, OutcomeTable]]) -> Iterator[str]:
     if not failed:
         return
     if failed < FEW_FAILURES:
-        yield f"only {failed} of {at_risk} samples failed; intervals from so few failures are approximate"
+        yield (
+            f"only {failed} {'failure was' if failed == 1 else 'failures were'} seen among {at_risk} samples at risk; "
+            "intervals from so few are approximate"
+        )
     censored = 1 - failed / at_risk
     if censored > 0:
-        beyond = ", so the median lies beyond what was observed" if censored > 0.5 else ""
-        yield f"{percent(censored)} of the samples at risk outlived the attack's budget{beyond}"
+        outlived = "outlived the attack's budget"
+        if any(facts.canceled for facts, _ in jobs):
+            outlived = "had not failed when their attack ended or was canceled"
+        beyond = ", so the median lies beyond what was observed" if surviving_share > 0.5 else ""
+        yield f"{percent(censored)} of the samples at risk {outlived}{beyond}"
     if censored > NOTABLE_SHARE:
         yield (
             "the fits assume that every sample fails in the end; if a share never does, the expected time grows with "
@@ -92,15 +123,34 @@ def _of_fits(fits: Sequence[tuple[Clock, tuple[Fit, ...]]]) -> Iterator[str]:
                     "time observed"
                 )
             yield from (f"left out of the fits: {sentence}" for sentence in best.dropped_covariates)
+    doubtful: dict[str, list[str]] = {}
     refused: dict[str, list[str]] = {}
     for clock, those in fits:
         for fit in those:
-            if fit.status not in (Status.OK, Status.NO_FAILURE, Status.NO_SAMPLE):
-                refused.setdefault(fit.status_message, []).append(
-                    f"{DISTRIBUTIONS[fit.distribution]} in {CLOCKS[clock]}"
-                )
+            name = f"{DISTRIBUTIONS[fit.distribution]} in {CLOCKS[clock]}"
+            if fit.status is Status.OK and fit.status_message != USABLE:
+                doubtful.setdefault(fit.status_message, []).append(name)
+            elif fit.status not in (Status.OK, Status.NO_FAILURE, Status.NO_SAMPLE):
+                refused.setdefault(fit.status_message, []).append(name)
+    for message, names in doubtful.items():
+        yield f"{', '.join(names)}: {message}"
     for message, names in refused.items():
         yield f"no fit ({', '.join(names)}): {message}"
+
+
+def _of_pooling(
+    jobs: Sequence[tuple[JobFacts, OutcomeTable]], fits: Sequence[tuple[Clock, tuple[Fit, ...]]], shared_images: bool
+) -> Iterator[str]:
+    if any(len(fit.coefficients) > 1 for _, those in fits for fit in those):
+        yield (
+            f"{len(jobs)} jobs are pooled: medians, means and curves of the fits are at their average setting, the "
+            "Kaplan-Meier curve, the shares and the rate over all their samples"
+        )
+    if shared_images:
+        yield (
+            "some images were attacked in several jobs: the intervals of the shares, the rate and (unless said "
+            "otherwise) the fits allow for that, the band of the Kaplan-Meier curve does not and is too narrow"
+        )
 
 
 def _of_models(jobs: Sequence[tuple[JobFacts, OutcomeTable]]) -> Iterator[str]:

@@ -7,16 +7,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+import numpy as np
+from numpy.typing import NDArray
+
 from survival_service.distributions import Distribution
 from survival_service.errors import InvalidRequest
-from survival_service.estimates import DEFAULT_LEVEL, Curve, Estimate, Histogram, share_upper_bound, wilson
+from survival_service.estimates import (
+    DEFAULT_LEVEL,
+    NO_ESTIMATE,
+    Curve,
+    Estimate,
+    Histogram,
+    effective_trials,
+    share_upper_bound,
+    wilson,
+)
 from survival_service.fitting import Fit, Status, fit, ranked
 from survival_service.jobs import JobFacts
 from survival_service.limitations import limitations
 from survival_service.nonparametric import histogram, kaplan_meier
-from survival_service.observations import Clock, Observations, OutcomeColumns, OutcomeTable
+from survival_service.observations import Clock, IntArray, Observations, OutcomeColumns, OutcomeTable, Verdict
 from survival_service.pooling import pooled
-from survival_service.scoring import Conclusion, Score, Spending, benign_rate, paper_rate, score, spending
+from survival_service.scoring import Conclusion, Score, Spending, benign_rate, images, paper_rate, score, spending
 from survival_service.wording import summary
 
 DEFAULT_DISTRIBUTIONS = (Distribution.WEIBULL, Distribution.LOG_NORMAL, Distribution.LOG_LOGISTIC)
@@ -165,15 +177,18 @@ def make_report(jobs: Sequence[tuple[JobFacts, OutcomeTable]], options: ReportOp
     scores = {clock: _score(spending(outcomes, clock), clock, options) for clock in clocks}
     reports = tuple(_clock_report(jobs, outcomes, clock, scores[clock], options) for clock in clocks)
     requested = reports[0]
+    verdict, image = np.concatenate([columns.verdict for _, columns in outcomes]), images(outcomes)
+    correct, fell = verdict != Verdict.MISCLASSIFIED, verdict == Verdict.FAILED
+    failure_share = _share(fell[correct], image[correct], level, bound_without=True)
     return Report(
         attack_job_ids=tuple(facts.attack_job_id for facts, _ in jobs),
         sample_count=total,
         failed_count=failed,
         survived_count=survived,
         misclassified_count=misclassified,
-        clean_accuracy=wilson(at_risk, total, level),
-        adversarial_accuracy=wilson(survived, total, level),
-        failure_share=_failure_share(failed, at_risk, level),
+        clean_accuracy=_share(correct, image, level),
+        adversarial_accuracy=_share(correct & ~fell, image, level),
+        failure_share=failure_share,
         clock_reports=reports,
         summary=summary(
             scores[options.clock],
@@ -182,10 +197,18 @@ def make_report(jobs: Sequence[tuple[JobFacts, OutcomeTable]], options: ReportOp
             sample_count=total,
             at_risk=at_risk,
             failed=failed,
+            failure_bound=failure_share.upper,
+            canceled=any(facts.canceled for facts, _ in jobs),
+            priced=_price_ratio(options.clock, options) != 1.0,
             level=level,
         ),
         conclusion=requested.conclusion,
-        limitations=limitations(jobs, [(report.clock, report.fits) for report in reports]),
+        limitations=limitations(
+            jobs,
+            [(report.clock, report.fits) for report in reports],
+            surviving_share=min(requested.kaplan_meier.survival, default=0.0),
+            shared_images=np.unique(image).size < total,
+        ),
         costs=_costs(outcomes, scores[Clock.SECONDS], options),
         jobs=tuple(_reported(facts, table) for facts, table in jobs),
         partial=any(
@@ -281,11 +304,17 @@ def _clock_report(
     )
 
 
-def _failure_share(failed: int, at_risk: int, level: float) -> Estimate:
-    """Wilson's interval; without a failure the exact one-sided bound, which is what can be promised then."""
-    if at_risk and not failed:
-        return Estimate(0.0, 0.0, share_upper_bound(0, at_risk, level))
-    return wilson(failed, at_risk, level)
+def _share(events: NDArray[np.bool_], image: IntArray, level: float, *, bound_without: bool = False) -> Estimate:
+    """A share of outcomes with Wilson's interval, for as many outcomes as are independent.
+
+    With `bound_without` no event gives the exact one-sided bound, which is what can be promised then.
+    """
+    if not events.size:
+        return NO_ESTIMATE
+    count, trials = int(events.sum()), effective_trials(events, image)
+    if bound_without and not count:
+        return Estimate(0.0, 0.0, share_upper_bound(0, trials, level))
+    return wilson(count * trials / events.size, trials, level)
 
 
 def _costs(outcomes: Sequence[tuple[JobFacts, OutcomeColumns]], scored: Score, options: ReportOptions) -> CostSummary:

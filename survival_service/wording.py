@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from survival_service.distributions import Distribution
-from survival_service.estimates import Estimate, share_upper_bound
+from survival_service.estimates import Estimate
 from survival_service.fitting import Fit, Status
 from survival_service.observations import Clock
 from survival_service.scoring import Conclusion, Score
 
 CLOCKS = {Clock.QUERIES: "queries", Clock.SECONDS: "seconds"}
+# What a cost is counted in: a step of an attack is more than its query.
+SPENT_IN = {Clock.QUERIES: "forward and backward passes", Clock.SECONDS: "seconds"}
 DISTRIBUTIONS = {
     Distribution.WEIBULL: "Weibull",
     Distribution.LOG_NORMAL: "log-normal",
@@ -50,43 +52,62 @@ def interval(estimate: Estimate) -> str:
 
 
 def summary(
-    score: Score, fits: tuple[Fit, ...], clock: Clock, *, sample_count: int, at_risk: int, failed: int, level: float
+    score: Score,
+    fits: tuple[Fit, ...],
+    clock: Clock,
+    *,
+    sample_count: int,
+    at_risk: int,
+    failed: int,
+    failure_bound: float | None,
+    canceled: bool,
+    priced: bool,
+    level: float,
 ) -> str:
-    """The conclusion in one or two sentences that a person understands without the rest of the report."""
+    """The conclusion in one or two sentences that a person understands without the rest of the report.
+
+    `failure_bound` is the upper end of the share of failures, `priced` says that the two sides pay unlike prices.
+    """
     confidence = level_in_words(level)
     if sample_count == 0:
         return "Undecided: no sample was attacked."
     if at_risk == 0:
         return f"Undecided: no sample was at risk; the model misclassified all {sample_count} before the attack."
+    if failed == 0 and canceled:
+        return (
+            f"Undecided: no sample had failed in {at_risk} when the attack was canceled, which bounds no failure rate."
+        )
     if failed == 0:
-        bound = percent(share_upper_bound(0, at_risk, level))
+        bound = percent(1.0 if failure_bound is None else failure_bound)
         return (
             f"Undecided: no sample failed in {at_risk}; with {confidence} confidence the failure rate is below {bound}."
         )
-    return f"{_conclusion(score, clock, confidence)} {_failures(fits, clock, at_risk, failed, confidence)}"
+    unit = "counted in seconds at the prices given" if priced else f"counted in {SPENT_IN[clock]}"
+    return f"{_conclusion(score, unit, confidence)} {_failures(fits, clock, at_risk, failed, confidence)}"
 
 
-def _conclusion(score: Score, clock: Clock, confidence: str) -> str:
-    rate, on = score.cost_normalized_failure_rate, f"counted in {CLOCKS[clock]}"
+def _conclusion(score: Score, on: str, confidence: str) -> str:
+    """What one failure costs the attacker against what training cost per training sample, not against all of it."""
+    rate = score.cost_normalized_failure_rate
     if rate.value is None:
         return "Undecided: what training cost is not known, so there is nothing to hold the cost of a failure against."
     spread = f" ({confidence} interval {interval(rate)})" if interval(rate) else ""
     if score.conclusion is Conclusion.BROKEN:
         return (
-            f"Broken: {on}, training cost {number(rate.value)} times as much a sample{spread} as the attacker pays "
-            "for a failure."
+            f"Broken: {on}, training cost {number(rate.value)} times as much per training sample{spread} as a failure "
+            "costs the attacker."
         )
     if score.conclusion is Conclusion.NOT_REJECTED:
         inverse = Estimate(1 / rate.value, _inverse(rate.upper), _inverse(rate.lower))
         spread = f" ({confidence} interval {interval(inverse)})" if interval(inverse) else ""
         return (
-            f"Not rejected: {on}, a failure costs the attacker {number(1 / rate.value)} times what training cost a "
-            f"sample{spread}; that is no proof of robustness."
+            f"Not rejected: {on}, a failure costs the attacker {number(1 / rate.value)} times what training cost "
+            f"per training sample{spread}; that is no proof of robustness."
         )
-    why = "the interval includes 1" if spread else "one sample gives no interval"
+    why = "the interval includes 1" if spread else "a single sample gives no interval"
     return (
-        f"Undecided: {on}, training cost {number(rate.value)} times as much a sample{spread} as the attacker pays for "
-        f"a failure, and {why}; attack more samples."
+        f"Undecided: {on}, training cost {number(rate.value)} times as much per training sample{spread} as a failure "
+        f"costs the attacker, and {why}; attack more samples."
     )
 
 
@@ -95,9 +116,10 @@ def _failures(fits: tuple[Fit, ...], clock: Clock, at_risk: int, failed: int, co
     best = next((fit for fit in fits if fit.status is Status.OK), None)
     if best is None or best.median.value is None:
         return f"{text}."
-    reached = "half of them fall within" if best.median.value <= best.restriction_time else "half would fall within"
+    where = "at the average setting of the jobs " if len(best.coefficients) > 1 else ""
+    seen = "" if best.median.value <= best.restriction_time else ", longer than any was observed"
     return (
-        f"{text}; {reached} {number(best.median.value)} {CLOCKS[clock]} "
+        f"{text}; {where}the median time to failure is {number(best.median.value)} {CLOCKS[clock]}{seen} "
         f"({confidence} interval {interval(best.median)}, {DISTRIBUTIONS[best.distribution]} fit)."
     )
 

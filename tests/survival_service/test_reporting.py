@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -77,8 +77,9 @@ def test_a_finished_pgd_job_makes_a_whole_report(job: Job, simulated_checks: Che
     assert report.clock_reports[1].benign_rate is not None
     assert report.clean_accuracy.value == pytest.approx(250 / 253)
     assert not report.partial
-    assert report.summary.startswith("Not rejected: counted in queries, a failure costs the attacker")
-    assert "half of them fall within" in report.summary
+    assert report.summary.startswith("Not rejected: counted in forward and backward passes, a failure costs")
+    assert "the median time to failure is" in report.summary
+    assert "per training sample" in report.summary
     assert "no proof of robustness" in report.summary
 
 
@@ -131,7 +132,7 @@ def test_a_one_shot_attack_gets_a_failure_share_a_rate_and_no_curve(job: Job) ->
     [
         ({"canceled": True, "sample_count": 500}, "was canceled after 250 of 500 samples"),
         ({"sample_count": 400}, "reported 250 of 400 samples, so the report is partial"),
-        ({"attempt_count": 2}, "took 2 attempts because a worker was lost"),
+        ({"attempt_count": 2}, "took 2 attempts because a worker stopped"),
         ({"clean_accuracy": 0.14}, "hardly better than chance (14 % correct with 10 classes)"),
         ({"attack_device_name": "NVIDIA H200"}, "training was measured on cpu and the attack on NVIDIA H200"),
         ({"warnings": ("the attack started from noise",)}, "the attack started from noise"),
@@ -153,6 +154,79 @@ def test_what_is_in_order_is_no_limitation(job: Job, simulated_checks: Checks) -
         assert word not in text
 
 
+def test_samples_of_a_canceled_job_did_not_outlive_their_budget(job: Job, simulated_checks: Checks) -> None:
+    """In-flight samples are recorded as surviving so far: that is no budget outlived, and no bound on failures."""
+    text = " ".join(make_report([job(simulated_checks(90), canceled=True)], ReportOptions()).limitations)
+    assert "outlived" not in text
+    assert "had not failed when their attack ended or was canceled" in text
+    assert "at least the reported share fails" in text
+    early = make_report([job([None] * 40, canceled=True, sample_count=200)], ReportOptions())
+    assert "bounds no failure rate" in early.summary
+    assert "is below" not in early.summary
+
+
+def test_more_than_half_censored_early_does_not_put_the_median_beyond_what_was_seen(job: Job) -> None:
+    """Canceled: 60 of 100 were censored at check 1, and of those that went on all had failed by check 5."""
+    facts, late = job([2, 3, 4, 5] * 10, canceled=True)
+    early = job([None] * 60, budget=1)[1].columns()
+    late.add(replace(early, sample_index=early.sample_index + 40))
+    report = make_report([(replace(facts, sample_count=100), late)], ReportOptions())
+    assert min(report.clock_reports[0].kaplan_meier.survival) == 0
+    assert not any("median lies beyond" in sentence for sentence in report.limitations)
+
+
+def test_an_image_attacked_twice_counts_once_in_every_interval(job: Job, simulated_checks: Checks) -> None:
+    checks = [*simulated_checks(90), *[0] * 10]
+    once = make_report([job(checks)], ReportOptions())
+    twice = make_report([job(checks), job(checks, attack_job_id="job-2")], ReportOptions())
+    for name in ("clean_accuracy", "adversarial_accuracy", "failure_share"):
+        one, two = getattr(once, name), getattr(twice, name)
+        assert two.value == pytest.approx(one.value)
+        assert two.upper - two.lower == pytest.approx(one.upper - one.lower, rel=0.01)
+    one, two = (report.clock_reports[1].benign_rate for report in (once, twice))
+    assert one is not None
+    assert two is not None
+    assert two.log_standard_error == pytest.approx(one.log_standard_error, rel=0.01)
+    assert any("attacked in several jobs" in sentence for sentence in twice.limitations)
+    assert not any("attacked in several jobs" in sentence for sentence in once.limitations)
+
+
+def test_images_that_survive_twice_bound_the_failure_rate_once(job: Job) -> None:
+    report = make_report([job([None] * 100), job([None] * 100, attack_job_id="job-2")], ReportOptions())
+    assert report.failure_share.upper == pytest.approx(1 - 0.05 ** (1 / 100))
+    assert "the failure rate is below 3 %" in report.summary
+    benign = report.clock_reports[1].benign_rate
+    assert benign is not None
+    assert benign.upper == pytest.approx(120 / 1437 / 0.002 * (1 - 0.05 ** (1 / 100)))
+
+
+def test_a_median_of_pooled_jobs_is_said_to_be_at_their_average(job: Job, simulated_checks: Checks) -> None:
+    other = job(simulated_checks(60, scale=3), attack_job_id="job-2", attack_parameters={"epsilon": 0.3})
+    report = make_report([job(simulated_checks(60)), other], ReportOptions())
+    assert "at the average setting of the jobs the median time to failure is" in report.summary
+    assert any("2 jobs are pooled" in sentence for sentence in report.limitations)
+
+
+def test_too_few_images_for_clustered_errors_are_named(job: Job, simulated_checks: Checks) -> None:
+    jobs = [
+        job(simulated_checks(4, scale=8 - 2 * i, seed=i), attack_job_id=f"job-{i}", attack_parameters={"epsilon": e})
+        for i, e in enumerate((0.1, 0.2, 0.3))
+    ]
+    report = make_report(jobs, ReportOptions())
+    assert any("4 clusters" in sentence and "too few" in sentence for sentence in report.limitations)
+
+
+def test_attacks_on_unlike_devices_are_named(job: Job, simulated_checks: Checks) -> None:
+    other = job(simulated_checks(60), attack_job_id="job-2", training_device_name="gpu", attack_device_name="gpu")
+    limitations = make_report([job(simulated_checks(60)), other], ReportOptions()).limitations
+    assert any("unlike devices (cpu, gpu)" in sentence for sentence in limitations)
+
+
+def test_unlike_prices_are_said_to_be_in_the_rate(job: Job, simulated_checks: Checks) -> None:
+    options = ReportOptions(clock=Clock.SECONDS, defender_price_usd_per_hour=4.0, attacker_price_usd_per_hour=1.0)
+    assert "counted in seconds at the prices given" in make_report([job(simulated_checks(60))], options).summary
+
+
 def test_a_canceled_job_is_partial(job: Job, simulated_checks: Checks) -> None:
     assert make_report([job(simulated_checks(90), canceled=True)], ReportOptions()).partial
     assert make_report([job(simulated_checks(90), sample_count=100)], ReportOptions()).partial
@@ -161,10 +235,10 @@ def test_a_canceled_job_is_partial(job: Job, simulated_checks: Checks) -> None:
 def test_few_failures_and_long_extrapolation_are_flagged(job: Job) -> None:
     report = make_report([job([2, 5, 9, 11, 15, 18, 20] + [None] * 93)], ReportOptions())
     text = " ".join(report.limitations)
-    assert "nly 7 of 100 samples failed" in text
+    assert "nly 7 failures were seen among 100 samples at risk" in text
     assert "so the median lies beyond what was observed" in text
     assert "lies beyond the longest time observed" in text or "has no finite expected time" in text
-    assert "half would fall within" in report.summary
+    assert "longer than any was observed" in report.summary
 
 
 def test_money_is_counted_where_prices_are_known(job: Job) -> None:
