@@ -13,10 +13,11 @@ _NARROW = "\u202f"
 
 DISTRIBUTIONS = {1: "Weibull", 2: "log-normal", 3: "log-logistic", 4: "exponential", 5: "generalised gamma"}
 CONCLUSIONS = {0: "undecided", 1: "broken", 2: "not rejected", 3: "undecided"}
+_AGAINST = "than one training sample cost the defender over all epochs"
 MEANINGS = {
-    "broken": "Breaking this model costs less than training it did: the whole interval of the rate lies above 1.",
-    "not rejected": "Breaking this model costs more than training it did: the whole interval of the rate lies below 1.",
-    "undecided": "These data do not say whether breaking this model costs more or less than training it did.",
+    "broken": f"One failure costs the attacker less {_AGAINST}: the whole interval of C lies above 1.",
+    "not rejected": f"One failure costs the attacker more {_AGAINST}: the whole interval of C lies below 1.",
+    "undecided": f"These data do not say whether one failure costs the attacker more or less {_AGAINST}.",
 }
 QUERIES, SECONDS = 2, 1
 CLOCKS = {QUERIES: "queries", SECONDS: "seconds"}
@@ -149,6 +150,11 @@ def value_on_clock(value: float, clock: int) -> str:
     if clock == SECONDS:
         return duration(value)
     return count(value) if value == round(value) else number(value)
+
+
+def with_unit(value: str, clock: int) -> str:
+    """A time on a clock as `on_clock` and `value_on_clock` write it; queries, which they leave bare, get their name."""
+    return value if clock == SECONDS or value == NOTHING else f"{value} {clock_word(clock)}"
 
 
 def exceedance(confidence: float) -> str:

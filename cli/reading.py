@@ -21,13 +21,17 @@ from cli.quantities import (
     number,
     on_clock,
     share,
+    share_interval,
     value_on_clock,
+    with_unit,
 )
 
 if TYPE_CHECKING:
     from afr.survival.v1.survival_service_pb2 import ClockReport, Fit, Report, ReportedJob
 
 _OK = 1
+
+PARTIAL = "Partial: samples were still in flight or missing when this report was made."
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +81,17 @@ def key_figures(report: Report) -> list[Figure]:
     pairs = [(clock.clock, fit) for clock, fit in zip(clocks, fits, strict=True)]
 
     def of_fit(name: str) -> tuple[str, ...]:
-        return tuple(NOTHING if fit is None else on_clock(getattr(fit, name), clock) for clock, fit in pairs)
+        return tuple(
+            NOTHING if fit is None else with_unit(on_clock(getattr(fit, name), clock), clock) for clock, fit in pairs
+        )
 
-    ends = {value_on_clock(fit.restriction_time, clock) for clock, fit in pairs if fit is not None}
+    ends = [with_unit(value_on_clock(fit.restriction_time, clock), clock) for clock, fit in pairs if fit is not None]
     figures = [
         Figure(
             "cost-normalised failure rate C",
             tuple(interval(clock.cost_normalized_failure_rate) for clock in clocks),
-            "What training cost a sample, over what a failure costs the attacker. Above 1 the model is cheaper to "
-            "break than it was to train.",
+            "What training cost per training sample, over what a failure costs the attacker. Above 1, one failure is "
+            "cheaper than one training sample was; the whole training cost that times the training samples.",
         ),
         Figure(
             "confidence that C > 1",
@@ -93,7 +99,7 @@ def key_figures(report: Report) -> list[Figure]:
                 exceedance(clock.confidence_above_one) if clock.HasField("confidence_above_one") else NOTHING
                 for clock in clocks
             ),
-            "Conditional on the one trained model.",
+            "Conditional on what was trained: what training again would change is not in it.",
         ),
         Figure(
             "conclusion",
@@ -102,9 +108,9 @@ def key_figures(report: Report) -> list[Figure]:
         ),
         Figure("median time to failure", of_fit("median"), "By then half of the samples at risk fail."),
         Figure(
-            f"mean, restricted to {' and '.join(sorted(ends, key=len))}" if ends else "restricted mean",
+            f"mean up to {' or '.join(ends)}" if ends else "restricted mean",
             of_fit("restricted_mean"),
-            "The mean time to failure if the clock stops at the longest time observed.",
+            "The restricted mean: the mean time to failure if the clock stops at the longest time observed.",
         ),
         Figure(
             "expected time to failure E[T]",
@@ -123,7 +129,7 @@ def key_figures(report: Report) -> list[Figure]:
             "queries clock in passes: forward and backward evaluations.",
         ),
         Figure(
-            "training cost of a sample",
+            "training cost per sample",
             tuple(_amount(clock.training_cost_per_sample, clock.clock) for clock in clocks),
             "All epochs of training, over the number of training samples.",
         ),
@@ -148,7 +154,16 @@ def key_figures(report: Report) -> list[Figure]:
 
 
 def clock_headers(report: Report) -> list[str]:
-    return [clock_word(clock.clock) for clock in report.clock_reports]
+    return [f"on the {clock_word(clock.clock)} clock" for clock in report.clock_reports]
+
+
+def shares(report: Report) -> list[tuple[str, str]]:
+    """Accuracies and the share of failures with their intervals, as pairs of name and value."""
+    return [
+        ("accuracy before the attack", share_interval(report.clean_accuracy)),
+        ("accuracy under attack", share_interval(report.adversarial_accuracy)),
+        ("failed, of those at risk", share_interval(report.failure_share)),
+    ]
 
 
 FIT_COLUMNS = ("distribution", "AIC", "BIC", "log L", "scale σ", "median", "restricted mean", "E[T]")

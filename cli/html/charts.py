@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cli.html.axes import Scale, log_ticks, round_ticks
 from cli.html.markup import Markup, element, join
-from cli.quantities import SECONDS, distribution_word, interval, number, time_unit, value_on_clock
+from cli.quantities import SECONDS, clock_word, distribution_word, interval, number, time_unit, value_on_clock
 
 if TYPE_CHECKING:
     from afr.survival.v1.survival_service_pb2 import ClockReport, Curve, Report
@@ -131,14 +131,14 @@ def rate_figure(report: Report) -> Markup:
 
     def draw(width: int) -> tuple[int, Markup]:
         wide = width == _WIDE
-        left, right, top, step = (170 if wide else 8), width - (190 if wide else 14), 30, 40 if wide else 54
+        left, right, top, step = (170 if wide else 8), width - (205 if wide else 14), 30, 40 if wide else 54
         height = top + step * len(drawn) + 44
         x = Scale(low, high, left, right, logarithmic=True)
         bottom = height - 40
         parts = [
             element("rect", x=x(1), y=top - 8, width=right - x(1), height=bottom - top + 8, class_="broken-side"),
-            element("text", "← costs more to break", x=x(1) - 8, y=top - 14, class_="side", text_anchor="end"),
-            element("text", "cheaper to break →", x=x(1) + 8, y=top - 14, class_="side"),
+            element("text", "← a failure costs more", x=x(1) - 8, y=top - 14, class_="side", text_anchor="end"),
+            element("text", "a failure costs less →", x=x(1) + 8, y=top - 14, class_="side"),
         ]
         for tick in log_ticks(low, high, 9 if wide else 5):
             parts.append(element("line", x1=x(tick), x2=x(tick), y1=top - 8, y2=bottom, class_="grid"))
@@ -155,7 +155,7 @@ def rate_figure(report: Report) -> Markup:
                 parts.append(element("text", label, x=left, y=place - 16, class_="label"))
             first = last = x(estimate.value)
             if estimate.HasField("lower") and estimate.HasField("upper"):
-                first, last = x(max(estimate.lower, low)), x(estimate.upper)
+                first, last = x(max(estimate.lower, low)), x(min(estimate.upper, high))
                 parts.append(element("line", x1=first, x2=last, y1=place, y2=place, class_=f"whisker {kind}"))
             parts.append(element("circle", cx=x(estimate.value), cy=place, r=6 if kind == "rate" else 4.5, class_=kind))
             shown = interval(estimate)
@@ -167,9 +167,9 @@ def rate_figure(report: Report) -> Markup:
 
     description = "; ".join(f"{label}: {interval(estimate)}" for label, estimate, _ in drawn)
     caption = (
-        "C with its interval on each clock. To the right of 1, a failure costs the attacker less than a training "
-        "sample "
-        "cost the defender."
+        "C with its interval on each clock. To the right of 1, a failure costs the attacker less than one "
+        "training sample cost the defender over all epochs. Hollow: C with the expected time as the cost of a failure, "
+        "and C of clean errors, without an attacker."
     )
     return figure(caption, "Cost-normalised failure rates", description, draw)
 
@@ -180,9 +180,9 @@ def cost_figure(clock: ClockReport) -> Markup:
     if not per_failure.HasField("value") or clock.training_cost_per_sample <= 0:
         return Markup("")
     bars = [
-        ("training, a sample", clock.training_cost_per_sample, "defender", math.nan, math.nan),
+        ("training, per sample", clock.training_cost_per_sample, "defender", math.nan, math.nan),
         (
-            "attack, a failure", per_failure.value, "attacker",
+            "attack, per failure", per_failure.value, "attacker",
             per_failure.lower if per_failure.HasField("lower") else math.nan,
             per_failure.upper if per_failure.HasField("upper") else math.nan,
         ),
@@ -224,8 +224,8 @@ def cost_figure(clock: ClockReport) -> Markup:
         f"Training a sample cost {number(bars[0][1] / size)}, a failure costs {number(bars[1][1] / size)} {unit}."
     )
     caption = (
-        "What the defender paid for a training sample, and what the attacker pays for a failure; the thin line is its "
-        "interval."
+        f"What the defender paid per training sample and what the attacker pays per failure, on the {clock_word(clock.clock)} "
+        "clock; the thin line is the interval."
     )
     return figure(caption, "Costs", description, draw)
 
