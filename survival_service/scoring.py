@@ -135,10 +135,9 @@ def score(spent: Spending, level: float, *, price_ratio: float = 1.0) -> Score:
     error = _log_ratio_error(spent.attack, spent.failed.astype(float), spent.cluster)
     cost = spent.attack_cost / spent.failure_count
     cost_per_failure = _with_error(cost, error, level)
-    trained = spent.training_cost_per_sample
-    if trained <= 0:
+    rate = price_ratio * spent.training_cost_per_sample / cost
+    if rate <= 0:  # an unknown training cost, or one that no float can tell from none
         return Score(cost_per_failure, NO_ESTIMATE, None, Conclusion.UNDECIDED)
-    rate = price_ratio * trained / cost
     estimate = _with_error(rate, error, level)
     return Score(cost_per_failure, estimate, _confidence_above_one(rate, error), conclude(estimate))
 

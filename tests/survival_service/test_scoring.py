@@ -174,6 +174,10 @@ def test_without_a_training_cost_a_failure_has_a_cost_and_no_rate() -> None:
     assert found.conclusion is Conclusion.UNDECIDED
 
 
+def test_a_training_cost_below_every_float_gives_no_rate() -> None:
+    assert score(spent([1.0, 1.0], [True, False], training=5e-324), 0.95).cost_normalized_failure_rate.value is None
+
+
 def test_the_papers_rate_is_training_over_expected_time_and_turns_its_interval_round() -> None:
     data = spent([2.0, 2.0], [True, True], training=6.0)
     found = paper_rate(Estimate(3.0, 2.0, 4.0, 0.1), data)
