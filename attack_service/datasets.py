@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import hashlib
 import pickle
@@ -9,7 +10,7 @@ import shutil
 import socket
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ class Dataset:
     def channel_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel of the training images, in [0, 1]."""
         total, square, count = torch.zeros(self.channel_count).double(), torch.zeros(self.channel_count).double(), 0
-        for indices in torch.arange(len(self.train)).split(1024):
+        for indices in torch.arange(len(self.train)).split(32):
             images = self.train.images(indices).double()
             total += images.sum(dim=(0, 2, 3))
             square += images.square().sum(dim=(0, 2, 3))
@@ -88,9 +89,9 @@ def load(name: str, *, image_size: int, data_root: Path) -> Dataset:
         return _image_folder(Path(path).expanduser().absolute(), image_size)
     if kind == "digits":
         return _digits(image_size)
-    train = _read_torchvision(kind, data_root, train=True)
-    test = _read_torchvision(kind, data_root, train=False)
     class_count = 100 if kind == "cifar100" else 10
+    train = _read_torchvision(kind, data_root, class_count, train=True)
+    test = _read_torchvision(kind, data_root, class_count, train=False)
     return Dataset(Split(*train, image_size), Split(*test, image_size), class_count)
 
 
@@ -125,7 +126,7 @@ def _digits(image_size: int) -> Dataset:
     )
 
 
-def _read_torchvision(kind: str, data_root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
+def _read_torchvision(kind: str, data_root: Path, class_count: int, *, train: bool) -> tuple[Tensor, Tensor]:
     """Pixels and labels of one split, read by torchvision, which checks the files' digests before it unpacks them."""
     from torchvision import datasets
 
@@ -142,15 +143,16 @@ def _read_torchvision(kind: str, data_root: Path, *, train: bool) -> tuple[Tenso
         "cifar100": (data_root, "cifar-100-python.tar.gz"),
     }[kind]
     try:
-        _unpack_idx(folder, folder)
-        if kind == "fashion-mnist":
-            _unpack_idx(_DEBIAN_FASHION_MNIST, folder)
-        try:
-            read = reader(root=str(data_root), train=train, download=False)
-        except RuntimeError:
-            # What torchvision raises when the files are missing or do not have the digests it knows.
-            with _impatient_sockets():
-                read = reader(root=str(data_root), train=train, download=True)
+        with _alone_in(data_root):
+            _unpack_idx(folder, folder)
+            if kind == "fashion-mnist":
+                _unpack_idx(_DEBIAN_FASHION_MNIST, folder)
+            try:
+                read = reader(root=str(data_root), train=train, download=False)
+            except RuntimeError:
+                # What torchvision raises when the files are missing or do not have the digests it knows.
+                with _impatient_sockets():
+                    read = reader(root=str(data_root), train=train, download=True)
     except (
         OSError, RuntimeError, ValueError, EOFError, AssertionError, KeyError, pickle.UnpicklingError, zlib.error
     ) as error:  # fmt: skip
@@ -164,6 +166,11 @@ def _read_torchvision(kind: str, data_root: Path, *, train: bool) -> tuple[Tenso
     if len(pixels) != len(labels) or not len(labels):
         raise DatasetUnavailable(
             f"{kind} in {folder} has {len(pixels)} images but {len(labels)} labels; put {files} there anew"
+        )
+    if int(labels.max()) >= class_count:
+        raise DatasetUnavailable(
+            f"{kind} in {folder} has the label {int(labels.max())}, but {class_count} classes; it is another dataset: "
+            f"put {files} there"
         )
     return pixels, labels
 
@@ -179,6 +186,17 @@ def _unpack_idx(source_folder: Path, folder: Path) -> None:
         with gzip.open(packed, "rb") as source, aside.open("wb") as target:
             shutil.copyfileobj(source, target)
         aside.replace(unpacked)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Let one process at a time unpack and download into a folder; where nothing can be written nothing can clash."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((folder / ".lock").open("wb"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager
@@ -255,7 +273,13 @@ def _read_image(path: Path, image_size: int) -> np.ndarray[Any, np.dtype[np.uint
 
     try:
         with Image.open(path) as image:
+            # A portable grey map of 16 bits is opened as one of 32.
+            if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+                raise ValueError("a pixel has 32 bits, whose range nobody knows; save it with 8 or 16")
             upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):
+                # Pillow would cut off every value above 255 and leave a white image.
+                upright = Image.fromarray((np.asarray(upright).astype(np.uint32) // 257).astype(np.uint8))
             converted = upright.convert("L" if upright.mode in ("1", "L", "LA") else "RGB")
             fitted = ImageOps.fit(converted, (image_size, image_size), Image.Resampling.BILINEAR)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import pickle
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -78,8 +81,9 @@ def write_mnist(folder: Path, *, packed: bool = True) -> np.ndarray:
 
 
 @pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Downloads go to a port that refuses them at once."""
+def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Downloads go to a port that refuses them at once, and the machine has no dataset of its own."""
+    monkeypatch.setattr("attack_service.datasets._DEBIAN_FASHION_MNIST", tmp_path / "not installed")
     refused = "http://127.0.0.1:9/"
     for reader in (torchvision.datasets.MNIST, torchvision.datasets.FashionMNIST):
         monkeypatch.setattr(reader, "mirrors", [refused])
@@ -122,6 +126,26 @@ def test_images_and_labels_of_different_number_are_refused(tmp_path: Path) -> No
     write_idx(folder / "train-labels-idx1-ubyte", np.arange(19) % 10, packed=False)
     with pytest.raises(DatasetUnavailable, match="20 images but 19 labels"):
         load("mnist", image_size=28, data_root=tmp_path)
+
+
+def test_labels_of_another_dataset_are_refused(tmp_path: Path) -> None:
+    """EMNIST's files have the names and the format of MNIST's."""
+    folder = tmp_path / "MNIST" / "raw"
+    write_mnist(folder, packed=False)
+    write_idx(folder / "train-labels-idx1-ubyte", np.arange(20), packed=False)
+    with pytest.raises(DatasetUnavailable, match="has the label 19, but 10 classes; it is another dataset"):
+        load("mnist", image_size=28, data_root=tmp_path)
+
+
+def test_workers_that_unpack_the_same_files_at_once_do_not_disturb_each_other(tmp_path: Path, no_network: None) -> None:
+    write_mnist(tmp_path / "MNIST" / "raw")
+    program = (
+        "import sys; from pathlib import Path; from attack_service.datasets import load\n"
+        "assert len(load('mnist', image_size=28, data_root=Path(sys.argv[1])).train) == 20"
+    )
+    workers = [subprocess.Popen([sys.executable, "-c", program, tmp_path]) for _ in range(3)]
+    assert [worker.wait(60) for worker in workers] == [0, 0, 0]
+    assert not list(tmp_path.rglob("*.part"))
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10", "cifar100"])
@@ -204,7 +228,10 @@ def test_a_system_wide_fashion_mnist_is_unpacked_into_the_data_root(
 
 
 @pytest.mark.skipif(not DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
-def test_the_fashion_mnist_of_debian_is_found_without_a_download(tmp_path: Path, no_network: None) -> None:
+def test_the_fashion_mnist_of_debian_is_found_without_a_download(
+    tmp_path: Path, no_network: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attack_service.datasets._DEBIAN_FASHION_MNIST", DEBIAN_FASHION_MNIST)
     dataset = load("fashion-mnist", image_size=32, data_root=tmp_path)
     assert (len(dataset.train), len(dataset.test), dataset.channel_count) == (60_000, 10_000, 1)
     assert torch.equal(dataset.test.labels.bincount(), torch.full((10,), 1000))
@@ -244,6 +271,39 @@ def test_grey_images_among_coloured_ones_become_coloured(tmp_path: Path) -> None
     assert dataset.channel_count == 3
     grey = dataset.test.images(torch.tensor([1]))[0]
     assert torch.equal(grey[0], grey[2])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
+def test_grey_images_of_16_bits_keep_their_shades(tmp_path: Path, suffix: str) -> None:
+    shades = np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)
+    for name in ("a/1", "a/2", "b/1", "b/2"):
+        path = (tmp_path / name).with_suffix(suffix)
+        path.parent.mkdir(exist_ok=True)
+        if suffix == ".pgm":
+            path.write_bytes(b"P5 8 8 65535\n" + shades.astype(">u2").tobytes())
+        else:
+            Image.fromarray(shades).save(path)
+    dataset = load(f"imagefolder:{tmp_path}", image_size=8, data_root=tmp_path)
+    assert dataset.channel_count == 1
+    expected = torch.from_numpy(shades.astype(np.float32) / 65535)
+    assert torch.allclose(dataset.test.images(torch.tensor([0]))[0, 0], expected, atol=1 / 255)
+
+
+def test_an_image_of_floating_point_numbers_is_refused(tmp_path: Path) -> None:
+    write_images(tmp_path / "a", 3)
+    write_images(tmp_path / "b", 3)
+    Image.fromarray(np.ones((8, 8), np.float32)).save(tmp_path / "b" / "002.tif")
+    with pytest.raises(DatasetUnavailable, match=r"002\.tif is not an image that can be read .*save it with 8 or 16"):
+        load(f"imagefolder:{tmp_path}", image_size=8, data_root=tmp_path)
+
+
+def test_a_file_whose_name_is_not_text_can_be_named_on_the_wire(tmp_path: Path) -> None:
+    write_images(tmp_path / "ä folder" / "a", 3)
+    write_images(tmp_path / "ä folder" / "b", 3)
+    Path(os.fsdecode(os.fsencode(tmp_path / "ä folder" / "a") + b"/\xff.png")).write_bytes(b"no image")
+    with pytest.raises(DatasetUnavailable, match=r"ä folder/a/\?\.png is not an image") as caught:
+        load(f"imagefolder:{tmp_path}/ä folder", image_size=8, data_root=tmp_path)
+    str(caught.value).encode()
 
 
 def test_unusable_folders_say_what_is_wrong(tmp_path: Path) -> None:
