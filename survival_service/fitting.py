@@ -251,11 +251,13 @@ def _clustered(
     """
     groups, index = np.unique(cluster[likelihood.rows], return_inverse=True)
     needed = CLUSTERS_PER_PARAMETER * likelihood.parameter_count + 1
+    if groups.size < needed and groups.size == likelihood.observation_count:
+        return bread, ""
     if groups.size < needed:
         return bread, (
-            f", but its rows lie in {groups.size} {'cluster' if groups.size == 1 else 'clusters'} (samples attacked in "
-            f"several jobs), too few for clustered errors of {likelihood.parameter_count} parameters ({needed} are "
-            "needed): its intervals take the rows as independent and may be much too narrow; attack more samples"
+            f", but its rows lie in {groups.size} {'cluster' if groups.size == 1 else 'clusters'}, too few for "
+            f"clustered errors of {likelihood.parameter_count} parameters ({needed} are needed): its intervals take "
+            "the rows as independent and may be much too narrow; attack more samples"
         )
     scores = np.zeros((groups.size, likelihood.parameter_count))
     np.add.at(scores, index.ravel(), likelihood.row_scores(maximum.parameters))

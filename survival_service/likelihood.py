@@ -83,6 +83,11 @@ class Likelihood:
         """Intercept, covariates and, unless fixed, the scale."""
         return int(self._x.shape[1]) + (not self.scale_fixed)
 
+    @property
+    def observation_count(self) -> float:
+        """Samples that say something: those censored at 0 do not."""
+        return float(self._weight.sum())
+
     def start(self) -> FloatArray:
         """Parameters to start from: least squares on the middles of the rows."""
         weighted = self._weight[:, None] * self._x

@@ -192,7 +192,7 @@ def test_correlated_copies_of_rows_do_not_narrow_a_clustered_interval() -> None:
     assert naive.coefficients[1].standard_error < 0.55 * many.coefficients[1].standard_error
 
 
-@pytest.mark.parametrize(("clusters", "words"), [(1, "1 cluster "), (4, "4 clusters"), (6, "6 clusters"), (12, "12")])
+@pytest.mark.parametrize(("clusters", "words"), [(1, "1 cluster,"), (4, "4 clusters"), (6, "6 clusters"), (12, "12")])
 def test_clusters_too_few_for_their_errors_are_said_to_be(clusters: int, words: str) -> None:
     times = drawn(Distribution.WEIBULL, 120, mu=1.5, sigma=0.7, seed=4)
     x = np.random.default_rng(4).normal(size=120).tolist()
@@ -205,6 +205,11 @@ def test_clusters_too_few_for_their_errors_are_said_to_be(clusters: int, words: 
     assert independent.status_message == "the fit can be used"
     if clusters <= 6:
         assert found.coefficients[1].standard_error == independent.coefficients[1].standard_error
+
+
+def test_a_cluster_a_row_is_no_reason_for_doubt() -> None:
+    data = Observations.of([1, 2, 3, 5], [1, 2, 3, 5], cluster=["a", "b", "c", "d"])
+    assert fit(data, Distribution.LOG_NORMAL).status_message == "the fit can be used"
 
 
 @pytest.mark.parametrize("distribution", Distribution, ids=lambda d: d.name.lower())

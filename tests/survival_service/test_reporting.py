@@ -237,6 +237,7 @@ def test_few_failures_and_long_extrapolation_are_flagged(job: Job) -> None:
     text = " ".join(report.limitations)
     assert "nly 7 failures were seen among 100 samples at risk" in text
     assert "so the median lies beyond what was observed" in text
+    assert "the restricted mean is the one to quote" in text
     assert "lies beyond the longest time observed" in text or "has no finite expected time" in text
     assert "longer than any was observed" in report.summary
 
