@@ -11,6 +11,10 @@ from collections.abc import Iterable
 class AttackServiceError(Exception):
     """The attack service cannot do what was asked; the message says what to do instead."""
 
+    def __init__(self, message: str = "") -> None:
+        # A file's name need not be text, but what goes over the wire must be.
+        super().__init__(message.encode(errors="replace").decode())
+
 
 class InvalidSpecification(AttackServiceError):
     """A field of a request has a value that cannot be used."""
@@ -52,6 +56,10 @@ class StoreUnavailable(AttackServiceError):
     """Redis does not answer."""
 
 
+class StoreFull(AttackServiceError):
+    """Redis has no memory left."""
+
+
 class DatasetUnavailable(AttackServiceError):
     """The dataset's files are missing or unreadable."""
 
@@ -62,6 +70,10 @@ class CheckpointInvalid(AttackServiceError):
 
 class TrainingDiverged(AttackServiceError):
     """Training ended with weights or a loss that are not finite."""
+
+
+class MemoryExhausted(AttackServiceError):
+    """The worker's device or the worker itself has not enough memory for what was asked."""
 
 
 class IntegrityViolated(AttackServiceError):

@@ -21,7 +21,12 @@ import redis
 
 # A child that asks to be killed with its parent, then becomes the program. (A `preexec_fn` would fork a process that
 # has gRPC's threads, which Python warns about.)
-_DIE_WITH_PARENT = "import ctypes, os, sys; sys.platform == 'linux' and ctypes.CDLL(None).prctl(1, 9); os.execvp(sys.argv[1], sys.argv[1:])"
+_DIE_WITH_PARENT = """
+import ctypes, os, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 
 
 @dataclass

@@ -11,12 +11,15 @@ import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import MasterDownError, NoPermissionError
 from redis.retry import Retry
 
-from attack_service.errors import StoreUnavailable
+from attack_service.errors import StoreFull, StoreUnavailable
 
 # BusyLoadingError, which a restarted server answers while it reads its file, is a ConnectionError too.
 _OUTAGE = (redis.ConnectionError, redis.TimeoutError, OSError)
+# A replica, rights that are not enough. A disk that is full has no class, only the word MISCONF.
+_REFUSAL = (redis.ReadOnlyError, NoPermissionError, MasterDownError)
 # ZRANGE ... BYSCORE, which the queue needs.
 _OLDEST_SERVER = (6, 2)
 _LONGEST_PAUSE = 1.0
@@ -58,9 +61,11 @@ def outages_as_domain_errors() -> Iterator[None]:
         yield
     except _OUTAGE as error:
         raise StoreUnavailable(f"Redis does not answer ({_reason(error)}); try again once it is back") from error
+    except redis.OutOfMemoryError as error:
+        raise StoreFull("Redis has no memory left; delete jobs, or raise its maxmemory") from error
     except redis.ResponseError as error:
-        if str(error).startswith(("OOM", "READONLY", "MISCONF", "MASTERDOWN", "NOAUTH", "WRONGPASS", "NOPERM")):
-            raise StoreUnavailable(f"Redis refuses to serve: {error}") from error
+        if isinstance(error, _REFUSAL) or "MISCONF" in str(error):
+            raise StoreUnavailable(f"Redis refuses to serve ({_reason(error)})") from error
         raise
 
 
@@ -78,8 +83,16 @@ def check_server(redis_url: str) -> None:
         client = redis.Redis.from_url(redis_url, socket_timeout=5, socket_connect_timeout=3)
     except ValueError as error:
         raise StoreUnavailable(f"{where!r} is no URL of a Redis server ({error}); give redis://HOST:PORT/0") from None
+    if urlsplit(redis_url).scheme == "unix":
+        # The queue's client cannot use one.
+        raise StoreUnavailable(f"{where!r} is a socket file; give the URL of a Redis server, redis://HOST:PORT/0")
     try:
         info = client.info("server")
+    except redis.AuthenticationError:
+        raise StoreUnavailable(
+            f"the Redis server at {where} wants another user or password; "
+            "give --redis-url redis://USER:PASSWORD@HOST:PORT/0, USER empty if there is none"
+        ) from None
     except (redis.RedisError, OSError) as error:
         raise StoreUnavailable(
             f"no Redis server at {where} ({_reason(error)}); start one, or give --redis-url"

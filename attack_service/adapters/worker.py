@@ -31,13 +31,14 @@ from attack_service.adapters.connecting import check_server, connect
 from attack_service.adapters.job_store import WORKERS, worker_key
 from attack_service.adapters.ledger import LEASE_SECONDS, RedisLedger, Refusal, WorkerStopping, owner_name
 from attack_service.adapters.queueing import QUEUE, TASK, UNACKED_INDEX, build_app
-from attack_service.errors import AttackServiceError, AttemptFenced, StoreUnavailable
+from attack_service.errors import AttackServiceError, AttemptFenced, StoreFull, StoreUnavailable
 from attack_service.jobs import AttackJob, Ledger, State
 from attack_service.settings import WorkSettings
 
 HEARTBEAT_SECONDS = 3.0
 _HEARTBEAT_EXPIRY_SECONDS = 12
 _FAREWELL_SECONDS = 4.0
+_PAUSE_SECONDS = 1.0
 # The page of memory that parent and child share: told to stop, at a shard, the child's process id.
 _FLAGS = struct.Struct("=??xxxxxxq")
 _STOPPING, _BUSY = 0, 1
@@ -130,8 +131,10 @@ class Worker:
         except AttemptFenced as error:
             _log.warning("job %s: %s", job_id, error)
             return True
-        except StoreUnavailable as error:
+        except (StoreUnavailable, StoreFull) as error:
             _log.error("job %s: %s", job_id, error)
+            # Redis may refuse at once, again and again.
+            time.sleep(_PAUSE_SECONDS)
             return False
         finally:
             self._flags[_BUSY] = 0
@@ -264,6 +267,8 @@ def work(
     sys.__stdout__ = sys.stderr  # type: ignore[misc, assignment]
     for name in ("celery", "kombu"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Redis out of memory is no defect of the queue's timers.
+    logging.getLogger("kombu.asynchronous.hub").addFilter(_without_traceback_of_redis)
     # It logs a task that goes back to the queue as if that were an error.
     logging.getLogger("celery.app.trace").setLevel(logging.ERROR)
     # Celery warns of root because of pickled tasks; ours are JSON, and whoever runs the container chooses its user.
@@ -286,6 +291,12 @@ def work(
     celery_worker.start()
     if celery_worker.exitcode and not worker.stopping:
         sys.exit(celery_worker.exitcode)
+
+
+def _without_traceback_of_redis(record: logging.LogRecord) -> bool:
+    if record.exc_info and isinstance(record.exc_info[1], redis.RedisError):
+        record.exc_info = None
+    return True
 
 
 def _stop_first(worker: Worker, number: signal.Signals) -> None:

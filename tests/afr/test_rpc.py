@@ -47,8 +47,18 @@ class AttackServicer(attack_rpc.AttackServiceServicer):
         return attack_pb2.GetAttackJobResponse(attack_job=attack_pb2.AttackJob(attack_job_id="fine"))
 
     async def StreamOutcomes(self, request, context):
+        if request.attack_job_id == "long":
+            try:
+                while True:
+                    yield attack_pb2.StreamOutcomesResponse(resume_token="x" * 500_000)
+            finally:
+                abandoned.set()
         yield attack_pb2.StreamOutcomesResponse(resume_token="1")
         raise Wrong("it went wrong on the way")
+
+
+abandoned = threading.Event()
+"""Set once the server has noticed that the reader of its long stream is gone."""
 
 
 class SurvivalServicer(survival_rpc.SurvivalServiceServicer):
@@ -141,6 +151,18 @@ def test_a_stream_that_fails_on_the_way_keeps_what_came_before(stub) -> None:
     assert [message.resume_token for message in seen] in ([], ["1"])
 
 
+def test_a_reader_who_leaves_ends_the_stream_without_a_word(address, caplog) -> None:
+    for _ in range(5):
+        abandoned.clear()
+        with open_channel(address) as channel:
+            stub = attack_rpc.AttackServiceStub(channel)
+            responses = stub.StreamOutcomes(attack_pb2.StreamOutcomesRequest(attack_job_id="long"), timeout=10)
+            next(responses)
+            responses.cancel()
+        assert abandoned.wait(5)
+    assert "Traceback" not in caplog.text
+
+
 def test_a_client_stream_fails_like_any_other_call(address) -> None:
     with open_channel(address) as channel:
         stub = survival_rpc.SurvivalServiceStub(channel)
@@ -170,7 +192,9 @@ def test_an_address_is_host_and_port(address) -> None:
     assert check_address(address) == address
 
 
-@pytest.mark.parametrize("address", ["", "localhost", ":50051", "localhost:", "localhost:0", "h:65536", "h:x", "h:-1"])
+@pytest.mark.parametrize(
+    "address", ["", "localhost", ":50051", "localhost:", "localhost:0", "h:65536", "h:x", "h:-1", "http://h:1", "::1:1"]
+)
 def test_what_is_no_address_is_refused_with_an_example(address) -> None:
     with pytest.raises(InvalidAddress, match=r"127\.0\.0\.1:50051"):
         open_channel(address)

@@ -25,8 +25,9 @@ _OPTIONS: list[tuple[str, Any]] = [
 def check_address(address: str) -> str:
     """Return `address` if it reads HOST:PORT with a port from 1 to 65535; raise `InvalidAddress` if not."""
     host, separator, port = address.rpartition(":")
-    if not (host and separator and port.isdecimal() and 0 < int(port) < 65536):
-        raise InvalidAddress(f"{address!r} is no address; give HOST:PORT, for example 127.0.0.1:50051")
+    named = host and "/" not in host and (":" not in host or (host.startswith("[") and host.endswith("]")))
+    if not (named and separator and port.isdecimal() and 0 < int(port) < 65536):
+        raise InvalidAddress(f"{address!r} is no address; give HOST:PORT, for example 127.0.0.1:50051 or [::1]:50051")
     return address
 
 

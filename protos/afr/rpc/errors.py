@@ -15,7 +15,7 @@ from grpc_status import rpc_status
 
 DOMAIN = "afr"
 
-_SENTENCE_LENGTH = 400
+_SENTENCE_BYTES = 1200
 
 _log = logging.getLogger(__name__)
 
@@ -105,12 +105,15 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             except Exception as error:
                 await end(error, context)
 
-        async def stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async def stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             try:
                 # Closed at once when the client is gone, not when the garbage collector finds it.
                 async with contextlib.aclosing(inner(request, context)) as responses:
                     async for response in responses:
-                        yield response
+                        try:
+                            await context.write(response)
+                        except grpc.aio.InternalError:
+                            return  # The client went away in the middle of this message.
             except grpc.aio.AbortError:
                 raise
             except Exception as error:
@@ -127,14 +130,13 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
 
 def _clipped(text: str) -> str:
-    """At most what fits: a sentence travels three times in trailers that clients limit to 8 KiB, percent-encoded once.
-
-    What is too long is so because of what the client sent, and that stands in front of what we know about it.
-    """
-    if len(text) <= _SENTENCE_LENGTH:
+    """At most what fits: a sentence travels three times, percent-encoded once, in trailers that may have 8 KiB."""
+    encoded = text.encode()
+    if len(encoded) <= _SENTENCE_BYTES:
         return text
-    half = _SENTENCE_LENGTH // 2
-    return f"{text[:half]} … {text[-half:]}"
+    # What is too long is so because of what a client sent; what we know about it mostly stands at the end.
+    head, tail = encoded[: _SENTENCE_BYTES // 4], encoded[-_SENTENCE_BYTES * 3 // 4 :]
+    return f"{head.decode(errors='ignore')} ... {tail.decode(errors='ignore')}"
 
 
 def _pack(message: Any) -> any_pb2.Any:

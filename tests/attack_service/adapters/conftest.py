@@ -101,6 +101,12 @@ def jobs(redis_url: str, client: redis.Redis) -> Jobs:
     return Jobs(redis_url, client)
 
 
+@pytest.fixture
+def make_jobs() -> Callable[[str, redis.Redis], Jobs]:
+    """`make_jobs(redis_url, client)` are the jobs in another Redis."""
+    return Jobs
+
+
 @pytest.fixture(scope="module")
 def module_stub(module_redis_url: str, start_module_process: Any) -> Iterator[rpc.AttackServiceStub]:
     """A stub of a running attack server over `module_redis_url`, without a worker."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from attack_service.adapters.connecting import check_server, connect_asyncio, shown
+from attack_service.adapters.connecting import check_server, connect, connect_asyncio, shown
 from attack_service.adapters.job_store import (
     CANCELED_WITHOUT_WORKER,
     WORKERS,
@@ -24,6 +24,7 @@ from attack_service.errors import (
     JobNotFound,
     OutcomesLost,
     RequestConflict,
+    StoreFull,
     StoreUnavailable,
 )
 from attack_service.jobs import State
@@ -214,7 +215,40 @@ def test_a_redis_that_is_away_is_one_sentence(free_port, jobs) -> None:
         jobs.call(get)
 
 
-@pytest.mark.parametrize("url", ["nonsense", "http://127.0.0.1:1", "redis://127.0.0.1:port/0"])
+def test_a_password_that_is_wrong_or_missing_is_one_sentence(redis_server) -> None:
+    with connect(redis_server.url, 2) as client:
+        client.config_set("requirepass", "secret")
+        for url in (redis_server.url, redis_server.url.replace("//", "//:wrong@")):
+            with pytest.raises(StoreUnavailable, match=r"wants another user or password; give --redis-url") as caught:
+                check_server(url)
+            assert "wrong" not in str(caught.value)
+        check_server(redis_server.url.replace("//", "//:secret@"))
+
+
+def test_a_full_redis_takes_no_job_and_no_outcome_but_a_failure_and_a_deletion(
+    redis_server, make_jobs, spec, make_outcome
+) -> None:
+    with connect(redis_server.url, 2) as client:
+        jobs = make_jobs(redis_server.url, client)
+        job_id = jobs.create(spec)
+        ledger = jobs.begin(job_id)
+        client.config_set("maxmemory", 1)
+        for write in (lambda: jobs.create(spec), lambda: ledger.record([make_outcome(3)], [], 0.5)):
+            with pytest.raises(StoreFull, match="delete jobs, or raise its maxmemory"):
+                write()
+        ledger.finish(State.FAILED, "Redis is full")
+        assert jobs.get(job_id).job.failure_message == "Redis is full"
+        jobs.call(lambda store, log: store.delete(job_id))
+
+
+def test_a_redis_that_may_not_be_written_to_is_one_sentence(redis_server, make_jobs, spec) -> None:
+    with connect(redis_server.url, 2) as client:
+        client.replicaof("127.0.0.1", 1)
+        with pytest.raises(StoreUnavailable, match="refuses to serve"):
+            make_jobs(redis_server.url, client).create(spec)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://127.0.0.1:1", "redis://127.0.0.1:port/0", "unix:///redis.sock"])
 def test_a_bad_redis_url_is_one_sentence(url) -> None:
     with pytest.raises(StoreUnavailable, match="URL"):
         check_server(url)
