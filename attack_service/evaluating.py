@@ -47,11 +47,15 @@ def evaluate(
     device: torch.device,
     clock: Clock | None = None,
     report: Callable[[int], None] = lambda done_count: None,
-) -> CleanEvaluation:
-    """Classify a whole split; a batch's seconds are shared equally among its samples."""
+    canceled: Callable[[], bool] = lambda: False,
+) -> CleanEvaluation | None:
+    """Classify a whole split; None if canceled. A batch's seconds are shared equally among its samples."""
     clock = clock or DeviceClock(device)
     predictions, seconds = [], []
+    report(0)
     for indices in torch.arange(len(split)).split(batch_size):
+        if canceled():
+            return None
         images = split.images(indices).to(device)
         clock.restart()
         batch_predictions = model(images).argmax(dim=1)

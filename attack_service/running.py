@@ -21,7 +21,7 @@ from attack_service.attacks.pgd import pgd
 from attack_service.checkpoints import Store, StoredModel
 from attack_service.clocks import DeviceClock
 from attack_service.datasets import Dataset, balanced_indices
-from attack_service.errors import CheckpointInvalid, InvalidSpecification
+from attack_service.errors import CheckpointInvalid, InvalidSpecification, MemoryExhausted
 from attack_service.evaluating import (
     CleanEvaluation,
     barely_trained,
@@ -49,11 +49,13 @@ def run_attack(job: AttackJob, ledger: Ledger, *, store_root: Path, data_root: P
     try:
         with _exact_arithmetic():
             return _run(job.spec, ledger, Store(store_root), data_root, where)
-    except torch.OutOfMemoryError as error:
-        raise InvalidSpecification(
-            "spec.batch_size",
+    except (MemoryError, RuntimeError) as error:
+        # On a CPU, torch says so in words only.
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise MemoryExhausted(
             f"{device_name(where)} ran out of memory with batches of {job.spec.batch_size} samples of "
-            f"{job.spec.image_size} x {job.spec.image_size}; pass a smaller --batch-size, --image-size or --model",
+            f"{job.spec.image_size} x {job.spec.image_size}; pass a smaller --batch-size, --image-size or --model"
         ) from error
 
 
@@ -102,19 +104,35 @@ def _run(spec: AttackSpec, ledger: Ledger, store: Store, data_root: Path, device
         return State.CANCELED
     classifier, record = prepared
 
-    def report(done_count: int) -> None:
-        ledger.progress(Progress(Phase.EVALUATING, done_count=done_count, total_count=len(dataset.test)))
-
-    report(0)
     model = models.freeze(classifier, device)
     warm_up(model, dataset.test.images(indices[: spec.batch_size]).to(device))
-    clean = evaluate(model, dataset.test, batch_size=spec.batch_size, device=device, report=report)
+    clean = _evaluate(model, spec, dataset, ledger, device)
+    if clean is None:
+        return State.CANCELED
     require_same_accuracy(clean, record.clean_accuracy)
     warning = barely_trained(record.clean_accuracy, dataset.class_count)
     if warning is not None:
         ledger.warn(warning)
     ledger.model_ready(record, dataset.test.digest())
     return _attack(spec, dataset, indices, model, clean, ledger, device)
+
+
+def _evaluate(
+    model: nn.Module, spec: AttackSpec, dataset: Dataset, ledger: Ledger, device: torch.device
+) -> CleanEvaluation | None:
+    """Measure a model on the clean test split; None if the job was canceled meanwhile."""
+
+    def report(done_count: int) -> None:
+        ledger.progress(Progress(Phase.EVALUATING, done_count=done_count, total_count=len(dataset.test)))
+
+    return evaluate(
+        model,
+        dataset.test,
+        batch_size=spec.batch_size,
+        device=device,
+        report=report,
+        canceled=ledger.cancel_requested,
+    )
 
 
 def _load_or_train(
@@ -183,7 +201,9 @@ def _load_or_train(
     )
     if seconds is None:
         return None
-    clean = evaluate(classifier.eval(), dataset.test, batch_size=spec.batch_size, device=device)
+    clean = _evaluate(classifier.eval(), spec, dataset, ledger, device)
+    if clean is None:
+        return None
     stored = StoredModel(
         weights_digest=store.save_weights(classifier.state_dict()),
         training_seconds=seconds,

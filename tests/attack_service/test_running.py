@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
-from attack_service.errors import DatasetUnavailable, InvalidSpecification
+from attack_service.errors import DatasetUnavailable, InvalidSpecification, MemoryExhausted
 from attack_service.jobs import MemoryLedger, Phase, State
 from attack_service.outcomes import Verdict
 
@@ -133,6 +134,30 @@ def test_canceling_during_the_training_stops_it(tmp_path: Path, run_job) -> None
     assert run_job(tmp_path, ledger).state is State.CANCELED
     assert ledger.outcomes == []
     assert ledger.model_record is None
+
+
+@pytest.mark.parametrize("from_store", [True, False])
+def test_canceling_during_the_clean_evaluation_stops_it(tmp_path: Path, first_run, run_job, from_store: bool) -> None:
+    class CancelingAtTheSecondBatch(MemoryLedger):
+        def cancel_requested(self) -> bool:
+            latest = self.progress_history[-1]
+            return latest.phase is Phase.EVALUATING and latest.done_count > 0
+
+    root, _ = first_run
+    ledger = CancelingAtTheSecondBatch()
+    assert run_job(root if from_store else tmp_path, ledger, batch_size=30).state is State.CANCELED
+    assert ledger.progress_history[-1].done_count == 30
+    assert ledger.outcomes == []
+
+
+def test_running_out_of_memory_says_what_to_do(first_run, run_job, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: object, **__: object) -> None:
+        torch.empty(2**50)
+
+    root, _ = first_run
+    monkeypatch.setattr("attack_service.running.warm_up", out_of_memory)
+    with pytest.raises(MemoryExhausted, match=r"ran out of memory with batches of 64 .* pass a smaller --batch-size"):
+        run_job(root)
 
 
 def test_damaged_weights_are_trained_anew_and_the_reader_is_told(tmp_path: Path, first_run, run_job) -> None:

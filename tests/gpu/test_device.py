@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from attack_service.clocks import DeviceClock
+from attack_service.errors import MemoryExhausted
 from attack_service.jobs import MemoryLedger
 from attack_service.outcomes import Verdict
 
@@ -83,11 +84,9 @@ def test_the_clock_waits_for_the_device(cuda: torch.device) -> None:
 
 
 def test_running_out_of_memory_says_what_to_do(first_run: MemoryLedger, run_on, monkeypatch) -> None:
-    from attack_service.errors import InvalidSpecification
-
     def out_of_memory(*_: object, **__: object) -> None:
         torch.empty(2**50, device="cuda")
 
     monkeypatch.setattr("attack_service.running.warm_up", out_of_memory)
-    with pytest.raises(InvalidSpecification, match=r"ran out of memory.*--batch-size"):
+    with pytest.raises(MemoryExhausted, match=r"ran out of memory.*--batch-size"):
         run_on("cuda")
