@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from survival_service.fitting import USABLE, Fit, Status
 from survival_service.jobs import JobFacts
 from survival_service.observations import Clock, OutcomeTable
-from survival_service.wording import CLOCKS, DISTRIBUTIONS, percent
+from survival_service.scoring import Conclusion
+from survival_service.wording import CLOCKS, CONCLUSIONS, DISTRIBUTIONS, SPENT_IN, percent
 
 # Fewer failures, and intervals from the curvature of the likelihood hold less than they promise.
 FEW_FAILURES = 30
@@ -23,12 +24,14 @@ def limitations(
     *,
     surviving_share: float = 0.0,
     shared_images: bool = False,
+    conclusions: Sequence[tuple[Clock, Conclusion]] = (),
 ) -> tuple[str, ...]:
     """Everything a reader should know before quoting a number, the weightiest first, without repetition.
 
     `surviving_share` is where the curve of Kaplan and Meier ends; `shared_images` says that jobs attacked the same.
     """
     found = [
+        *_of_conclusions(conclusions),
         *_of_jobs(jobs),
         *_of_devices(jobs),
         *_of_counts(jobs, surviving_share),
@@ -37,6 +40,12 @@ def limitations(
         *_of_models(jobs),
     ]
     return tuple(dict.fromkeys(f"{text[0].upper()}{text[1:].rstrip('.')}." for text in found if text))
+
+
+def _of_conclusions(conclusions: Sequence[tuple[Clock, Conclusion]]) -> Iterator[str]:
+    if len({conclusion for _, conclusion in conclusions}) > 1:
+        each = ", ".join(f"{CONCLUSIONS[conclusion]} in {SPENT_IN[clock]}" for clock, conclusion in conclusions)
+        yield f"the conclusion depends on what costs are counted in: {each}"
 
 
 def _of_jobs(jobs: Sequence[tuple[JobFacts, OutcomeTable]]) -> Iterator[str]:

@@ -208,6 +208,7 @@ def make_report(jobs: Sequence[tuple[JobFacts, OutcomeTable]], options: ReportOp
             [(report.clock, report.fits) for report in reports],
             surviving_share=min(requested.kaplan_meier.survival, default=0.0),
             shared_images=np.unique(image).size < total,
+            conclusions=[(report.clock, report.conclusion) for report in reports],
         ),
         costs=_costs(outcomes, scores[Clock.SECONDS], options),
         jobs=tuple(_reported(facts, table) for facts, table in jobs),

@@ -3,7 +3,8 @@
 The rate is C = (price of training a sample) / (price of a failure), dimensionless and finite as soon as anything
 failed. A failure's price is the attacker's whole spend on samples at risk, those that survived included, divided by
 the failures. Its variance is the linearised one of a ratio (Cochran 1977, section 2.11), on the logarithm, and its law
-Student's with one degree of freedom less than there are images: two samples must not make a conclusion.
+Student's with as many degrees of freedom as images failed, and fewer than there are images: neither two
+samples nor a single failure among many must make a conclusion.
 """
 
 from __future__ import annotations
@@ -199,13 +200,14 @@ def _log_ratio_error(numerator: FloatArray, denominator: FloatArray, cluster: In
     promise: it is at least that of the share of events, half an event and half a non-event added.
     """
     influence = numerator / numerator.sum() - denominator / denominator.sum()
-    totals = np.bincount(np.unique(cluster, return_inverse=True)[1].ravel(), influence)
-    n = totals.size
+    index = np.unique(cluster, return_inverse=True)[1].ravel()
+    totals = np.bincount(index, influence)
+    n, with_events = totals.size, np.unique(index[denominator > 0]).size
     if n < 2:
         return None
     share = (denominator.sum() + 0.5) / (denominator.size + 1)
     variance = max(float(totals @ totals) * n / (n - 1), (1 - share) / (share * n))
-    return RatioError(math.sqrt(variance), n - 1)
+    return RatioError(math.sqrt(variance), min(n - 1, with_events))
 
 
 def _with_error(value: float, error: RatioError | None, level: float) -> Estimate:

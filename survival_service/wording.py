@@ -11,6 +11,11 @@ from survival_service.scoring import Conclusion, Score
 CLOCKS = {Clock.QUERIES: "queries", Clock.SECONDS: "seconds"}
 # What a cost is counted in: a step of an attack is more than its query.
 SPENT_IN = {Clock.QUERIES: "forward and backward passes", Clock.SECONDS: "seconds"}
+CONCLUSIONS = {
+    Conclusion.BROKEN: "broken",
+    Conclusion.NOT_REJECTED: "not rejected",
+    Conclusion.UNDECIDED: "undecided",
+}
 DISTRIBUTIONS = {
     Distribution.WEIBULL: "Weibull",
     Distribution.LOG_NORMAL: "log-normal",

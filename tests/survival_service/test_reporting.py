@@ -222,6 +222,17 @@ def test_attacks_on_unlike_devices_are_named(job: Job, simulated_checks: Checks)
     assert any("unlike devices (cpu, gpu)" in sentence for sentence in limitations)
 
 
+def test_clocks_that_conclude_differently_are_named(job: Job) -> None:
+    checks: list[int | None] = [1, 2, 3, 4] * 10
+    limitations = make_report([job(checks, training_seconds=1.0)], ReportOptions()).limitations
+    assert limitations[0] == (
+        "The conclusion depends on what costs are counted in: broken in forward and backward passes, not rejected in "
+        "seconds."
+    )
+    agreed = make_report([job(checks, training_seconds=1e6)], ReportOptions()).limitations
+    assert not any("depends on" in sentence for sentence in agreed)
+
+
 def test_unlike_prices_are_said_to_be_in_the_rate(job: Job, simulated_checks: Checks) -> None:
     options = ReportOptions(clock=Clock.SECONDS, defender_price_usd_per_hour=4.0, attacker_price_usd_per_hour=1.0)
     assert "counted in seconds at the prices given" in make_report([job(simulated_checks(60))], options).summary

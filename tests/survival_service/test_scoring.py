@@ -117,6 +117,16 @@ def test_two_samples_conclude_nothing() -> None:
     assert found.confidence_above_one < 0.975
 
 
+def test_a_single_failure_among_many_concludes_nothing() -> None:
+    """If one sample in 2 000 fails, one job of 200 in ten has a failure, and shows a rate ten times too high."""
+    found = score(spent([1.0] * 200, [True] + [False] * 199, training=4000.0), 0.95)
+    assert found.cost_normalized_failure_rate.value == 20
+    assert found.conclusion is Conclusion.UNDECIDED
+    several = score(spent([1.0] * 200, [True] * 10 + [False] * 190, training=400.0), 0.95)
+    assert several.cost_normalized_failure_rate.value == 20
+    assert several.conclusion is Conclusion.BROKEN
+
+
 def test_the_confidence_is_that_of_students_law_of_the_logarithm() -> None:
     found = score(spent([1, 2, 3, 4, 2, 2], [True] * 5 + [False], training=3.2), 0.9)
     rate = found.cost_normalized_failure_rate
