@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from afr.attack.v1.attack_service_pb2 import ParameterSchema
 
 
+_ASKS = "Asks the given attack server, that of `afrctl up`, or one started for the question."
+
+
 def _ask(address: str, method: str, request: str) -> Any:
     """Call one of the listing methods of the attack server, an own one if there is none."""
     from afr.attack.v1 import attack_service_pb2
@@ -27,97 +30,60 @@ def _ask(address: str, method: str, request: str) -> Any:
         return server.call(getattr(server.stub, method), getattr(attack_service_pb2, request)())
 
 
-def _print_json(answer: Any) -> None:
-    from google.protobuf.json_format import MessageToJson
+def _catalogue(method: str, request: str) -> Callable[[Callable[[Any], None]], click.Command]:
+    """Make a function that shows what `method` answers into a command that asks for it; its help gets an example."""
 
-    click.echo(MessageToJson(answer, always_print_fields_with_no_presence=True, ensure_ascii=False))
+    def decorate(show: Callable[[Any], None]) -> click.Command:
+        def listing(attack_address: str, output_format: str) -> None:
+            answer = _ask(attack_address, method, request)
+            if output_format == "table":
+                show(answer)
+                return
+            from google.protobuf.json_format import MessageToJson
+
+            click.echo(MessageToJson(answer, always_print_fields_with_no_presence=True, ensure_ascii=False))
+
+        help_text = f"{show.__doc__}\n\n{_ASKS}\n\n\b\nExample:\n  afrctl {show.__name__}\n"
+        choice = click.option(
+            "--format",
+            "output_format",
+            type=click.Choice(["table", "json"]),
+            default="table",
+            show_default=True,
+            help="How to print the list: for people, or as the proto's JSON.",
+        )
+        return click.command(show.__name__, help=help_text)(choice(attack_address(listing)))
+
+    return decorate
 
 
-def _output_format(command: Callable[..., Any]) -> Callable[..., Any]:
-    choice = click.Choice(["table", "json"])
-    return click.option("--format", "output_format", type=choice, default="table", show_default=True,
-                        help="How to print the list: for people, or as the proto's JSON.")(command)  # fmt: skip
-
-
-@click.command()
-@_output_format
-@attack_address
-def models(attack_address: str, output_format: str) -> None:
-    """List the models that can be attacked.
-
-    Asks the given attack server, that of `afrctl up`, or one started for the question.
-
-    \b
-    Example:
-      afrctl models
-    """
-    answer = _ask(attack_address, "ListModels", "ListModelsRequest")
-    if output_format == "json":
-        _print_json(answer)
-        return
+@_catalogue("ListModels", "ListModelsRequest")
+def models(answer: Any) -> None:
+    """List the models that can be attacked."""
     rows = [(model.name, str(model.depth), model.description) for model in answer.models]
     click.echo(table(("model", "layers", ""), rows, right=(1,)))
 
 
-@click.command()
-@_output_format
-@attack_address
-def attacks(attack_address: str, output_format: str) -> None:
-    """List the attacks with their parameters.
-
-    Asks the given attack server, that of `afrctl up`, or one started for the question.
-
-    \b
-    Example:
-      afrctl attacks
-    """
-    answer = _ask(attack_address, "ListAttacks", "ListAttacksRequest")
-    if output_format == "json":
-        _print_json(answer)
-        return
+@_catalogue("ListAttacks", "ListAttacksRequest")
+def attacks(answer: Any) -> None:
+    """List the attacks with their parameters."""
     for attack in answer.attacks:
         click.echo(f"{attack.name}  {attack.description}")
         click.echo(f"    norms {', '.join(attack.norms)}; engines {', '.join(attack.engines)}")
         _echo_parameters(attack.parameters)
 
 
-@click.command()
-@_output_format
-@attack_address
-def defences(attack_address: str, output_format: str) -> None:
-    """List the defences with their parameters.
-
-    Asks the given attack server, that of `afrctl up`, or one started for the question.
-
-    \b
-    Example:
-      afrctl defences
-    """
-    answer = _ask(attack_address, "ListDefences", "ListDefencesRequest")
-    if output_format == "json":
-        _print_json(answer)
-        return
+@_catalogue("ListDefences", "ListDefencesRequest")
+def defences(answer: Any) -> None:
+    """List the defences with their parameters."""
     for defence in answer.defences:
         click.echo(f"{defence.name}  {defence.description}")
         _echo_parameters(defence.parameters)
 
 
-@click.command()
-@_output_format
-@attack_address
-def datasets(attack_address: str, output_format: str) -> None:
-    """List the datasets.
-
-    Asks the given attack server, that of `afrctl up`, or one started for the question.
-
-    \b
-    Example:
-      afrctl datasets
-    """
-    answer = _ask(attack_address, "ListDatasets", "ListDatasetsRequest")
-    if output_format == "json":
-        _print_json(answer)
-        return
+@_catalogue("ListDatasets", "ListDatasetsRequest")
+def datasets(answer: Any) -> None:
+    """List the datasets."""
 
     def known(value: int) -> str:
         return count(value) if value else NOTHING

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from cli.errors import Misuse, Problem
+from cli.errors import Problem
 from cli.interrupts import interrupts
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ _OPTION_OF_FIELD = {
     "step_size": "--step-size",
     "max_iterations": "--max-iterations",
     "confidence_level": "--confidence-level",
+    "distributions": "--distribution",
 }
 
 
@@ -37,13 +38,9 @@ class Server:
 
     def __init__(self, name: str, address: str) -> None:
         from afr.rpc.channel import open_channel
-        from afr.rpc.errors import InvalidAddress
 
         self.name, self.address = name, address
-        try:
-            self.channel: grpc.Channel = open_channel(address)
-        except InvalidAddress as error:
-            raise Misuse(f"{name}: {error}") from error
+        self.channel: grpc.Channel = open_channel(address)
 
     def close(self) -> None:
         # Closing waits for calls under way, whose threads may be the ones that want to be told of an interrupt.
@@ -69,15 +66,17 @@ class Server:
         if failure.reason:
             # Our own servers' sentences say what to do; only they know reasons.
             option = _OPTION_OF_FIELD.get(failure.field.rpartition(".")[2], "")
-            return Problem(f"{said} ({option})" if option and option not in said else said)
+            return Problem(f"{option}: {said}" if option and option not in said else said)
         where = f"the {self.name} at {self.address}"
+        if "HTTP/2" in said:
+            return Problem(f"what answers at {self.address} is no gRPC server; check the address of the {self.name}")
         return Problem(
             {
                 grpc.StatusCode.UNAVAILABLE: f"{where} cannot be reached; check that it runs "
                 f"({said.rpartition(': ')[2].strip('[] ')})",
                 grpc.StatusCode.DEADLINE_EXCEEDED: f"{where} did not answer in time; try again, or look at its log",
-                grpc.StatusCode.UNIMPLEMENTED: f"{where} does not know this call; check that the address is that of "
-                f"the {self.name}, and that it is not older than afrctl",
+                grpc.StatusCode.UNIMPLEMENTED: f"what answers at {self.address} does not know this call; check that it "
+                f"is the {self.name}, that addresses are not swapped, and that it is not older than afrctl",
                 grpc.StatusCode.CANCELLED: f"{where} ended the call; try again",
             }.get(failure.code, f"{where}: {said}")
         )

@@ -13,7 +13,7 @@ import click
 
 from cli.errors import Interrupted, Misuse, Problem
 from cli.interrupts import interrupts
-from cli.options import DATA_FOLDER, attack_address, positive, report_options, survival_address, whole
+from cli.options import attack_address, data_folder, positive, report_options, survival_address, whole
 from cli.options import seed as seed_type
 
 if TYPE_CHECKING:
@@ -42,17 +42,24 @@ _SUCCEEDED, _FAILED, _CANCELED = 3, 4, 5
 )
 @click.option(
     "--data-root",
-    type=DATA_FOLDER,
+    type=data_folder,
     metavar="DIR",
-    help="Where datasets are read from and downloaded to.",
+    help="Where datasets are read from and downloaded to; made if need be.",
 )
 @click.option(
     "--attack", required=True, metavar="NAME", help="The attack, for example pgd; `afrctl attacks` lists them."
 )
 @click.option("--engine", default="", metavar="native|art", help="What runs the attack.  [default: native]")
-@click.option("--epsilon", type=positive, metavar="NUMBER", help="How far a perturbation may go, inputs in [0, 1].")
 @click.option(
-    "--norm", type=click.Choice(["inf", "2", "1"]), default=None, help="What measures the perturbation.  [default: inf]"
+    "--epsilon",
+    type=positive,
+    metavar="NUMBER",
+    help="How far a perturbation may go, with inputs in [0, 1]: for example 0.03 or 8/255.",
+)
+@click.option(
+    "--norm",
+    type=click.Choice(["inf", "2", "1"], case_sensitive=False),
+    help="What measures the perturbation.  [default: inf]",
 )
 @click.option("--step-size", type=positive, metavar="NUMBER", help="How far one step goes.")
 @click.option("--max-iterations", type=whole, metavar="COUNT", help="The most steps of an attack.")
@@ -97,13 +104,16 @@ def evaluate(
       afrctl evaluate --model resnet18 --attack fgm --attack-address gpu:50051 --survival-address gpu:50052
     """
     if epsilon is not None and epsilon > 1 and norm in (None, "inf"):
-        raise Misuse(f"--epsilon {epsilon:g} is above 1: inputs lie in [0, 1]; give at most 1 with --norm inf")
+        levels = f"; {epsilon:g} of 255 levels is {epsilon:g}/255" if epsilon <= 255 else ""
+        raise Misuse(
+            f"--epsilon {epsilon:g} is above 1, but inputs lie in [0, 1]: give at most 1 with --norm inf{levels}"
+        )
     from afr.attack.v1.attack_service_pb2 import AttackSpec
 
     parameters = {"epsilon": epsilon, "step_size": step_size, "max_iterations": max_iterations}
     spec = AttackSpec(
         model=model,
-        dataset=_resolved(dataset),
+        dataset=_resolved(dataset, here=not attack_address),
         attack=attack,
         attack_parameters={name: float(value) for name, value in parameters.items() if value is not None},
         engine=engine,
@@ -285,8 +295,9 @@ class Evaluation:
                     raise Problem(end.attack_job.failure_message or "the job failed; the worker's log says why")
                 self.outcomes.verify(end)
                 self.final_state = end.attack_job.state
+                samples = f"{end.outcome_count} sample{'' if end.outcome_count == 1 else 's'}"
                 self._display.note(
-                    f"attacked {end.outcome_count} samples: {end.failed_count} failed, {end.survived_count} survived, "
+                    f"attacked {samples}: {end.failed_count} failed, {end.survived_count} survived, "
                     f"{end.misclassified_count} misclassified before the attack"
                 )
             case ReportProgressed(progress):
@@ -392,10 +403,18 @@ def _publish(evaluation: Evaluation, report: Report, folder: Path, output_format
         click.echo(f"\nreport.html, report.json and outcomes.csv are in {folder}", err=True)
 
 
-def _resolved(dataset: str) -> str:
-    """The dataset with the path of a folder made absolute: workers have their own working directory."""
+def _resolved(dataset: str, *, here: bool) -> str:
+    """The dataset with the path of a folder made absolute: workers have their own working directory.
+
+    Raises `Misuse` if the worker is `here`, on this machine, and the folder is not.
+    """
     kind, separator, path = dataset.partition(":")
-    return f"{kind}:{Path(path).expanduser().absolute()}" if separator and path else dataset
+    if not (separator and path):
+        return dataset
+    folder = Path(path).expanduser().absolute()
+    if here and not folder.is_dir():
+        raise Misuse(f"--dataset: {folder} is no folder; give one with a folder of images for each class")
+    return f"{kind}:{folder}"
 
 
 def _cancel(attack_address: str, job_id: str) -> bool:

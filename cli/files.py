@@ -43,9 +43,8 @@ def output_folder(path: Path) -> Iterator[Path]:
             pass
     except OSError as error:
         _remove_empty(made)
-        raise Problem(
-            f"cannot write to {path} ({error.strerror or error}); give another folder with --output"
-        ) from error
+        reason = "it is not a folder" if path.exists() and not path.is_dir() else error.strerror or error
+        raise Problem(f"cannot write to {path} ({reason}); give another folder with --output") from error
     try:
         yield path
     finally:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.connecting import AttackServer, Server, SurvivalServer
 from cli.errors import Problem
+from cli.interrupts import interrupts
 
 if TYPE_CHECKING:
     from afr.attack.v1.attack_service_pb2 import AttackJob, End
@@ -73,6 +74,16 @@ class StreamBroken:
 
 
 Event = JobChanged | BatchArrived | JobEnded | ReportProgressed | ReportArrived | StreamResumed | StreamBroken
+
+
+def arrivals(events: queue.SimpleQueue[Event], silence_seconds: float) -> Iterator[Event | None]:
+    """Events as they arrive, and None after each silence of so many seconds. Raises `Interrupted` then."""
+    while True:
+        try:
+            yield events.get(timeout=silence_seconds)
+        except queue.Empty:
+            interrupts.check()
+            yield None
 
 
 class Feed:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import queue
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from cli.errors import Problem
-from cli.interrupts import interrupts
+from cli.job_ids import full_id, newest
 from cli.options import attack_address
 from cli.tables import table
 
@@ -28,7 +27,7 @@ _PHASES = {1: "loading", 2: "training", 3: "measuring", 4: "attacking"}
 def jobs() -> None:
     """List, show, follow or cancel attack jobs.
 
-    The server is the one of --attack-address, or that of `afrctl up`.
+    The server is the one of --attack-address, or that of `afrctl up`. A job's id may be shortened.
 
     \b
     Example:
@@ -51,7 +50,7 @@ def list_jobs(attack_address: str, limit: int) -> None:
     """
     with _server(attack_address) as server:
         rows = []
-        for job in _newest(server, limit):
+        for job in newest(server, limit):
             created = job.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M:%S")
             rows.append(
                 (job.attack_job_id, describe_state(job), job.spec.model, job.spec.attack, job.spec.dataset, created)
@@ -76,7 +75,8 @@ def show(job_id: str, attack_address: str) -> None:
     from google.protobuf.json_format import MessageToJson
 
     with _server(attack_address) as server:
-        job = server.call(server.stub.GetAttackJob, GetAttackJobRequest(attack_job_id=job_id)).attack_job
+        request = GetAttackJobRequest(attack_job_id=full_id(server, job_id))
+        job = server.call(server.stub.GetAttackJob, request).attack_job
     click.echo(MessageToJson(job, ensure_ascii=False))
 
 
@@ -98,7 +98,16 @@ def follow(job_id: str, csv_path: Path | None, quiet: bool, attack_address: str)
     Example:
       afrctl jobs follow 0b9f4c1e --csv outcomes.csv
     """
-    from cli.following import BatchArrived, Event, JobChanged, JobEnded, OutcomeFeed, StreamBroken, StreamResumed
+    from cli.following import (
+        BatchArrived,
+        Event,
+        JobChanged,
+        JobEnded,
+        OutcomeFeed,
+        StreamBroken,
+        StreamResumed,
+        arrivals,
+    )
     from cli.outcomes import ReceivedOutcomes
     from cli.progress import View, choose_display
 
@@ -107,16 +116,11 @@ def follow(job_id: str, csv_path: Path | None, quiet: bool, attack_address: str)
     display, view, outcomes = choose_display(quiet=quiet), View(), ReceivedOutcomes()
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     with _server(attack_address) as server:
+        job_id = full_id(server, job_id)
         feed = OutcomeFeed(server, job_id, events)
         feed.start()
         try:
-            while True:
-                try:
-                    event = events.get(timeout=0.1)
-                except queue.Empty:
-                    interrupts.check()
-                    display.update(view)
-                    continue
+            for event in arrivals(events, 0.1):
                 match event:
                     case JobChanged(job):
                         view.job = job
@@ -159,6 +163,7 @@ def cancel(job_id: str, attack_address: str) -> None:
     from afr.attack.v1.attack_service_pb2 import CancelAttackJobRequest
 
     with _server(attack_address) as server:
+        job_id = full_id(server, job_id)
         job = server.call(server.stub.CancelAttackJob, CancelAttackJobRequest(attack_job_id=job_id)).attack_job
     ended = _STATES.get(job.state, "") in ("succeeded", "failed", "canceled")
     click.echo(
@@ -181,17 +186,3 @@ def _server(address: str) -> contextlib.AbstractContextManager[AttackServer]:
     from cli.locating import existing_attack_address
 
     return attack_server(existing_attack_address(address))
-
-
-def _newest(server: AttackServer, limit: int) -> Iterator[AttackJob]:
-    from afr.attack.v1.attack_service_pb2 import ListAttackJobsRequest
-
-    token = ""
-    while limit > 0:
-        request = ListAttackJobsRequest(page_size=min(limit, 1000), page_token=token)
-        page = server.call(server.stub.ListAttackJobs, request)
-        yield from page.attack_jobs[:limit]
-        limit -= len(page.attack_jobs)
-        token = page.next_page_token
-        if not token:
-            return

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.errors import Misuse, Problem
-from cli.stack import ATTACK_SERVER, SURVIVAL_SERVER, Plan, Stack, embedded
+from cli.stack import ATTACK_SERVER, SURVIVAL_SERVER, WORKER, Plan, Stack, embedded
 from cli.standing import running_stack
 
 
@@ -64,19 +64,26 @@ def catalogue_server(attack_address: str) -> Iterator[str]:
     """The address of an attack server that can say what it knows; one is started if there is none."""
     if attack_address:
         yield attack_address
-    elif running := running_stack():
+    elif running := running_stack(WORKER, SURVIVAL_SERVER):
         yield running.attack_address
     else:
         with embedded(Plan(parts=(ATTACK_SERVER,)), announce=lambda line: None) as stack:
             yield stack.attack_address
 
 
-def existing_attack_address(attack_address: str) -> str:
-    """The attack server that was given, or that of `afrctl up`: jobs live nowhere else."""
+def known_attack_address(attack_address: str) -> str:
+    """The attack server that was given, or that of `afrctl up`; empty without one."""
     if attack_address:
         return attack_address
-    if running := running_stack():
-        return running.attack_address
+    # What a lost worker has recorded can still be read.
+    running = running_stack(WORKER, SURVIVAL_SERVER)
+    return running.attack_address if running else ""
+
+
+def existing_attack_address(attack_address: str) -> str:
+    """The attack server that was given, or that of `afrctl up`: jobs live nowhere else."""
+    if address := known_attack_address(attack_address):
+        return address
     raise Problem("there is no attack server: give --attack-address, or start a stack that stays with `afrctl up`")
 
 
@@ -84,6 +91,6 @@ def existing_survival_address(survival_address: str) -> str:
     """The survival server that was given, or that of `afrctl up`."""
     if survival_address:
         return survival_address
-    if running := running_stack():
+    if running := running_stack(WORKER):
         return running.survival_address
     raise Problem("there is no survival server: give --survival-address, or start a stack that stays with `afrctl up`")

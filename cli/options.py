@@ -3,33 +3,54 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from cli.errors import Misuse
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 ATTACK_VARIABLE, SURVIVAL_VARIABLE = "AFRCTL_ATTACK_ADDRESS", "AFRCTL_SURVIVAL_ADDRESS"
+TLS_VARIABLE = "AFRCTL_TLS_CA"
 
 
 def positive(value: str) -> float:
-    """A finite number above zero. click's own ranges let NaN through."""
-    number = not_negative(value)
-    if number == 0:
+    """A finite number above zero; `8/255` is one, as perturbations are often given."""
+    number = _finite(value)
+    if number <= 0:
         raise click.BadParameter(f"{value} is not above 0")
     return number
 
 
 def not_negative(value: str) -> float:
     """A finite number from zero on."""
+    number = _finite(value)
+    if number < 0:
+        raise click.BadParameter(f"{value} is not at least 0")
+    return number
+
+
+def level(value: str) -> float:
+    """A share strictly between 0 and 1."""
+    number = _finite(value)
+    if not 0 < number < 1:
+        raise click.BadParameter(f"{value} does not lie between 0 and 1; 95 % is 0.95")
+    return number
+
+
+def _finite(value: str) -> float:
+    # click's own ranges let NaN through.
     try:
-        number = float(value)
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is no number") from None
-    if not math.isfinite(number) or number < 0:
-        raise click.BadParameter(f"{value} is not a finite number of at least 0")
+        number = float(Fraction(value)) if "/" in value else float(value)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise click.BadParameter(f"{value!r} is no number; write it as 0.05 or as 8/255") from None
+    if not math.isfinite(number):
+        raise click.BadParameter(f"{value} is not a finite number")
     return number
 
 
@@ -56,31 +77,59 @@ def _integer(value: str) -> int:
         raise click.BadParameter(f"{value!r} is no whole number") from None
 
 
-DATA_FOLDER: click.Path = click.Path(exists=True, file_okay=False, readable=True, path_type=Path, resolve_path=True)
+def data_folder(value: str) -> Path:
+    """A folder of datasets, absolute; one that does not exist yet is made by the first download."""
+    folder = Path(value).expanduser().absolute()
+    if folder.is_dir():
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise click.BadParameter(f"{folder} cannot be read; give another folder")
+    elif folder.exists():
+        raise click.BadParameter(f"{folder} is not a folder; give one")
+    elif not folder.parent.is_dir():
+        raise click.BadParameter(f"neither {folder} nor the folder it would be made in exists; check the path")
+    elif not os.access(folder.parent, os.W_OK | os.X_OK):
+        raise click.BadParameter(f"{folder} cannot be made, since {folder.parent} takes no files; give another folder")
+    return folder
 
 
 def _refuse_tls(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
     if value is not None:
-        raise click.BadParameter(
-            "TLS is not available yet; run afrctl on the servers' side of a trusted network, or through a tunnel",
-            context,
-            parameter,
+        raise Misuse(
+            f"--tls-ca ({TLS_VARIABLE}) has no effect, since TLS is not available yet: leave it out, and reach the "
+            "servers inside a network you trust or through a tunnel"
         )
+
+
+def reserved_tls(command: F) -> F:
+    """`--tls-ca`, which a later version will honour: nobody may believe that it does so now."""
+    return click.option("--tls-ca", envvar=TLS_VARIABLE, hidden=True, expose_value=False, callback=_refuse_tls)(command)
+
+
+def _checked_address(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """The address, if it is one: nothing is started for a typing error."""
+    if value:
+        from afr.rpc.channel import check_address
+        from afr.rpc.errors import InvalidAddress
+
+        try:
+            check_address(value)
+        except InvalidAddress as error:
+            raise Misuse(f"{parameter.opts[0]}: {error}") from error
+    return value
 
 
 def attack_address(command: F) -> F:
     """`--attack-address`, and the reserved TLS option."""
-    command = click.option(
-        "--attack-address", envvar=ATTACK_VARIABLE, metavar="HOST:PORT", default="",
+    return click.option(
+        "--attack-address", envvar=ATTACK_VARIABLE, metavar="HOST:PORT", default="", callback=_checked_address,
         help=f"The attack server to use.  [env: {ATTACK_VARIABLE}]",
-    )(command)  # fmt: skip
-    return click.option("--tls-ca", hidden=True, expose_value=False, callback=_refuse_tls)(command)
+    )(reserved_tls(command))  # fmt: skip
 
 
 def survival_address(command: F) -> F:
     """`--survival-address`."""
     return click.option(
-        "--survival-address", envvar=SURVIVAL_VARIABLE, metavar="HOST:PORT", default="",
+        "--survival-address", envvar=SURVIVAL_VARIABLE, metavar="HOST:PORT", default="", callback=_checked_address,
         help=f"The survival server to use.  [env: {SURVIVAL_VARIABLE}]",
     )(command)  # fmt: skip
 

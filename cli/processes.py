@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from pathlib import Path
 from cli.errors import Problem
 
 _PR_SET_PDEATHSIG = 1
+_ORDINARY = re.compile(r"^\d{4}-\d\d-\d\d [\d:,.]+ (DEBUG|INFO|WARNING) |^\d+:[A-Z] .* [*.-] ")
+"""A line of our services' logs, or of Redis's, that tells of no death."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class Child:
         """Raise `Problem`, with the last line of its log, if it has ended."""
         if self.dead():
             subject = self.name if self.name[0].isupper() else f"the {self.name}"
-            raise Problem(f"{subject} has died: {last_line(self.log)} (log: {self.log})")
+            raise Problem(f"{subject} has died: {last_words(self.log)} (log: {self.log})")
 
 
 def spawn(
@@ -79,8 +82,8 @@ def ready_line(out: Path) -> str | None:
     return None
 
 
-def last_line(log: Path) -> str:
-    """The last line of a log that is not empty, without its `error: `."""
+def last_words(log: Path) -> str:
+    """What a process that has died said of it: the last line of its log, unless that is of its ordinary work."""
     try:
         with log.open("rb") as file:
             file.seek(0, os.SEEK_END)
@@ -88,7 +91,9 @@ def last_line(log: Path) -> str:
             lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     except OSError:
         lines = []
-    return lines[-1].strip().removeprefix("error: ")[:500] if lines else "it left no message"
+    if not lines or _ORDINARY.search(lines[-1]):
+        return "it left no message, as if it had been killed"
+    return lines[-1].strip().removeprefix("error: ")[:500]
 
 
 def stop(children: Sequence[Child], *, patience_seconds: float, impatient: Callable[[], bool]) -> None:

@@ -71,7 +71,7 @@ def share(value: float) -> str:
         return "< 0.1 %"
     if 99.9 < percent < 100:
         return "> 99.9 %"
-    return f"{percent:.1f} %".replace("100.0 %", "100 %").replace(" 0.0 %", "0 %")
+    return f"{percent:.0f} %" if percent in (0, 100) else f"{percent:.1f} %"
 
 
 def time_unit(*values: float) -> tuple[str, float]:

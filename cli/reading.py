@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -49,10 +50,15 @@ def headline(report: Report) -> str:
 
 
 def meaning(report: Report) -> str:
-    """What the conclusion means, in plain words."""
+    """What the conclusion means, in plain words, and whether another clock says otherwise."""
     if report.failed_count == 0:
         return "Nothing failed, so nothing can be said about what a failure costs."
-    return MEANINGS[headline(report)]
+    others = [
+        f"on the {clock_word(clock.clock)} clock it is {conclusion_word(clock.conclusion)}"
+        for clock in report.clock_reports
+        if conclusion_word(clock.conclusion) != headline(report)
+    ]
+    return " ".join([MEANINGS[headline(report)], *(f"The clocks disagree: {other}." for other in others)])
 
 
 def best_fit(clock: ClockReport) -> Fit | None:
@@ -183,6 +189,35 @@ def fit_row(fit: Fit) -> tuple[str, ...]:
         on_clock(fit.restricted_mean, fit.clock),
         on_clock(fit.expected, fit.clock),
     )
+
+
+def effects(clock: ClockReport) -> list[tuple[str, str]]:
+    """By what factor each setting of several jobs stretches the time to failure, by the best fit; empty for one job."""
+    from afr.survival.v1.survival_service_pb2 import Estimate
+
+    fit = best_fit(clock)
+    if fit is None:
+        return []
+    rows = []
+    for coefficient in fit.coefficients:
+        name, ratio = coefficient.covariate, Estimate()
+        ratio.CopyFrom(coefficient.time_ratio)
+        if name == "intercept":
+            continue
+        if name.startswith("log_"):
+            # One unit of a logarithm is a factor of e, which nobody has a feeling for; a factor of 2 is said instead.
+            name = f"{name.removeprefix('log_')} doubled"
+            for end in ("value", "lower", "upper"):
+                if ratio.HasField(end):
+                    setattr(ratio, end, getattr(ratio, end) ** math.log(2))
+        elif "=" not in name:
+            name = f"{name} plus 1"
+        rows.append((name, f"× {interval(ratio)}"))
+    return rows
+
+
+EFFECTS = "Factors by which a setting multiplies the time to failure, by the best fit"
+POOLED = "Observed is what befell all jobs together; the fitted curves are those of their average setting."
 
 
 def statuses(clock: ClockReport) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cli.errors import Problem
 from cli.interrupts import interrupts
-from cli.processes import Child, last_line, spawn
+from cli.processes import Child, last_words, spawn
 
 MINIMUM_VERSION = (6, 2)
 """What Celery's transport needs."""
@@ -75,7 +75,7 @@ def start(folder: Path, environment: Mapping[str, str], *, outlives_us: bool = F
         child.process.wait()
         # Someone may have taken the port between our look and its start.
         if "in use" not in child.log.read_text(errors="replace"):
-            raise Problem(f"Redis does not start: {last_line(child.log)} (log: {child.log})")
+            raise Problem(f"Redis does not start: {last_words(child.log)} (log: {child.log})")
     raise Problem("Redis found no free port; try again")
 
 

@@ -4,34 +4,41 @@ from __future__ import annotations
 
 import shutil
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from cli.quantities import clock_word, count, share_interval
+from cli.quantities import NOTHING, clock_word, count
 from cli.reading import (
+    EFFECTS,
     FIT_COLUMNS,
+    PARTIAL,
     accuracy_shares,
     clock_headers,
     common_statuses,
     cost_lines,
     devices,
+    effects,
     fit_row,
     headline,
     job_setting,
     key_figures,
     meaning,
+    shares,
     statuses,
     subject,
 )
-from cli.tables import table
+from cli.tables import table, visible_width
 
 if TYPE_CHECKING:
     from afr.survival.v1.survival_service_pb2 import Report
 
-PARTIAL = "Partial: samples were still in flight or missing when this report was made."
-_COLOURS = {"broken": "red", "not rejected": "green", "undecided": "yellow"}
+# Not rejected is no proof of robustness, so it is not green.
+_COLOURS = {"broken": "red", "not rejected": "blue", "undecided": "yellow"}
 _BAR_WIDTH = 40
+_COLUMNS_BY_WEIGHT = ("distribution", "AIC", "median", "E[T]", "restricted mean", "scale σ", "BIC", "log L")
+"""The columns of the fits in the order in which a narrow terminal gets them."""
 
 
 def render(report: Report, *, colour: bool = False, width: int | None = None) -> str:
@@ -56,10 +63,7 @@ def render(report: Report, *, colour: bool = False, width: int | None = None) ->
         ])
     )  # fmt: skip
 
-    figures = key_figures(report)
-    level = f"{100 * report.confidence_level:g} % intervals in brackets" if report.confidence_level else ""
-    header = (level, *clock_headers(report))
-    blocks.append(table(header, [(figure.name, *figure.values) for figure in figures]))
+    blocks.append(_figures(report, columns))
 
     samples = accuracy_shares(report)
     marks = "".join(
@@ -69,21 +73,19 @@ def render(report: Report, *, colour: bool = False, width: int | None = None) ->
     counted = ", ".join(
         f"{mark} {count(amount)} {name}" for (name, amount, _), mark in zip(samples, "█▒░", strict=True)
     )
-    accuracies = [
-        ("accuracy before the attack", share_interval(report.clean_accuracy)),
-        ("accuracy under attack", share_interval(report.adversarial_accuracy)),
-        ("failed, of those at risk", share_interval(report.failure_share)),
-    ]
-    blocks.append(f"{count(report.sample_count)} samples  {marks}\n{counted}\n{table(('', ''), accuracies)}")
+    blocks.append(
+        f"{count(report.sample_count)} samples  {marks}\n{wrapped(counted)}\n{table(('', ''), shares(report))}"
+    )
 
     common = common_statuses(report)
     if common:
         blocks.append("\n".join([styled("no fit", bold=True), *(wrapped(sentence, "", "  ") for sentence in common)]))
     for clock in () if common else report.clock_reports:
         lines = [styled(f"fits on the {clock_word(clock.clock)} clock", bold=True)]
-        if any(fit.status == 1 for fit in clock.fits):
-            rows = [fit_row(fit) for fit in clock.fits if fit.status == 1]
-            lines.append(table(FIT_COLUMNS, rows, right=(1, 2, 3, 4)))
+        if rows := [fit_row(fit) for fit in clock.fits if fit.status == 1]:
+            lines.append(_fits(rows, columns))
+        if stretched := effects(clock):
+            lines += [wrapped(f"{EFFECTS}:"), table(("", ""), stretched, indent="  ")]
         lines += [wrapped(sentence, "", "  ") for sentence in statuses(clock)]
         blocks.append("\n".join(lines))
 
@@ -101,3 +103,34 @@ def render(report: Report, *, colour: bool = False, width: int | None = None) ->
         lines = [wrapped(sentence, "• ", "  ") for sentence in report.limitations]
         blocks.append("\n".join([styled("what limits these numbers", bold=True), *lines]))
     return "\n\n".join(blocks)
+
+
+def _figures(report: Report, columns: int) -> str:
+    """The key figures with their clocks side by side, or one clock after the other where that is too wide."""
+    figures, headers = key_figures(report), clock_headers(report)
+    level = f"{100 * report.confidence_level:g} % intervals in brackets" if report.confidence_level else ""
+    beside = table((level, *headers), [(figure.name, *figure.values) for figure in figures])
+    if _fits_into(beside, columns):
+        return beside
+    clocks = [
+        table(
+            (header, ""), [(f"  {figure.name}", figure.values[i]) for figure in figures if figure.values[i] != NOTHING]
+        )
+        for i, header in enumerate(headers)
+    ]
+    return "\n".join([level, *clocks] if level else clocks)
+
+
+def _fits(rows: Sequence[Sequence[str]], columns: int) -> str:
+    """The fits one below the other, without the columns that are too much for the width; report.html has them all."""
+    for kept in range(len(_COLUMNS_BY_WEIGHT), 1, -1):
+        chosen = [i for i, name in enumerate(FIT_COLUMNS) if name in _COLUMNS_BY_WEIGHT[:kept]]
+        right = [place for place, i in enumerate(chosen) if 1 <= i <= 4]
+        shown = table([FIT_COLUMNS[i] for i in chosen], [[row[i] for i in chosen] for row in rows], right=right)
+        if _fits_into(shown, columns):
+            break
+    return shown
+
+
+def _fits_into(text: str, columns: int) -> bool:
+    return all(visible_width(line) <= columns for line in text.splitlines())

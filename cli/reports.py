@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import queue
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from cli.errors import Problem
-from cli.interrupts import interrupts
-from cli.options import positive, report_options, survival_address
+from cli.options import attack_address, level, report_options, survival_address
 
-DISTRIBUTION_NAMES = ("weibull", "log-normal", "log-logistic", "exponential", "generalized-gamma")
+DISTRIBUTION_NAMES = ("weibull", "log-normal", "log-logistic", "exponential")
 
 
 @click.command()
@@ -23,17 +23,19 @@ DISTRIBUTION_NAMES = ("weibull", "log-normal", "log-logistic", "exponential", "g
     multiple=True,
     help="A distribution to fit; may be given several times.  [default: weibull, log-normal, log-logistic]",
 )
-@click.option("--confidence-level", type=positive, metavar="SHARE", help="The level of the intervals.  [default: 0.95]")
+@click.option("--confidence-level", type=level, metavar="SHARE", help="The level of the intervals.  [default: 0.95]")
 @report_options
 @survival_address
+@attack_address
 def report(
     job_ids: tuple[str, ...], distributions: tuple[str, ...], confidence_level: float | None, clock: str,
     price_usd_per_hour: float | None, output: Path, output_format: str, quiet: bool, survival_address: str,
+    attack_address: str,
 ) -> None:  # fmt: skip
     """Report on one or more jobs together.
 
     Jobs that still run are waited for. Writes report.json and report.html into the output folder. The survival server
-    reads the outcomes from its own attack server.
+    reads the outcomes from its own attack server; --attack-address only serves to complete shortened ids of jobs.
 
     \b
     Example:
@@ -45,7 +47,15 @@ def report(
     from cli.connecting import survival_server
     from cli.evaluate import make_options
     from cli.files import output_folder
-    from cli.following import Event, ReportArrived, ReportFeed, ReportProgressed, StreamBroken, StreamResumed
+    from cli.following import (
+        Event,
+        ReportArrived,
+        ReportFeed,
+        ReportProgressed,
+        StreamBroken,
+        StreamResumed,
+        arrivals,
+    )
     from cli.locating import existing_survival_address
     from cli.progress import choose_display, provisional
     from cli.publishing import publish
@@ -59,17 +69,15 @@ def report(
     display = choose_display(quiet=quiet)
     with output_folder(output) as folder, survival_server(existing_survival_address(survival_address)) as server:
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        feed = ReportFeed(server, CreateReportRequest(attack_job_ids=job_ids, options=options), events)
+        jobs = _full_ids(job_ids, attack_address)
+        feed = ReportFeed(server, CreateReportRequest(attack_job_ids=jobs, options=options), events)
         feed.start()
         said = ""
         try:
-            while True:
-                try:
-                    event = events.get(timeout=0.2)
-                except queue.Empty:
-                    interrupts.check()
-                    continue
+            for event in arrivals(events, 0.2):
                 match event:
+                    case None:
+                        continue
                     case ReportProgressed(progress):
                         if (now := provisional(progress)) and now != said:
                             display.note(now)
@@ -87,3 +95,16 @@ def report(
         publish(finished, folder, output_format=output_format)
     if not quiet:
         click.echo(f"\nreport.html and report.json are in {folder}", err=True)
+
+
+def _full_ids(job_ids: Sequence[str], attack_address: str) -> list[str]:
+    """The ids with shortened ones completed, if an attack server is known that can tell."""
+    from cli.connecting import attack_server
+    from cli.job_ids import full_id, is_short
+    from cli.locating import known_attack_address
+
+    address = known_attack_address(attack_address)
+    if not address or not any(map(is_short, job_ids)):
+        return list(job_ids)
+    with attack_server(address) as server:
+        return [full_id(server, job_id) for job_id in job_ids]

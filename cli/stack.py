@@ -25,6 +25,7 @@ _NEEDED = {ATTACK_SERVER: ("celery", "redis"), WORKER: ("celery", "torch", "torc
 _PREFIX = f"afr-{os.getuid()}-"
 _STOP_SECONDS = 3.0
 _YOUNG_SECONDS = 60.0
+_KEPT_SECONDS = 7 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,8 @@ def embedded(plan: Plan, *, announce: Callable[[str], None]) -> Iterator[Stack]:
         try:
             parts = [*(("Redis",) if ATTACK_SERVER in plan.parts and not plan.redis_url else ()), *plan.parts]
             listed = f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]
-            announce(f"starting {listed} on this machine; their logs are in {folder}")
+            logs = "their logs are" if len(parts) > 1 else "its log is"
+            announce(f"starting {listed} on this machine; {logs} in {folder}")
             launch(stack, plan)
             yield stack
         except Problem:
@@ -178,11 +180,15 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _sweep() -> None:
-    """Remove the folders of stacks whose afrctl was killed. A living one holds its folder's lock."""
+    """Remove the folders of stacks whose afrctl was killed, and after a week those kept for their logs.
+
+    A living one holds its folder's lock.
+    """
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError), (folder / "lock").open("r+") as lock:
-            if time.time() - folder.stat().st_mtime < _YOUNG_SECONDS:
+            age = time.time() - folder.stat().st_mtime
+            if age < _YOUNG_SECONDS:
                 continue  # its owner may be about to take the lock
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not (folder / "kept").exists():
+            if age > _KEPT_SECONDS or not (folder / "kept").exists():
                 shutil.rmtree(folder, ignore_errors=True)

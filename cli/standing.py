@@ -17,8 +17,8 @@ import click
 
 from cli.errors import Problem
 from cli.interrupts import interrupts
-from cli.options import DATA_FOLDER, positive
-from cli.processes import kill_group, last_line
+from cli.options import data_folder, positive
+from cli.processes import kill_group, last_words
 from cli.state import state_folder
 
 _STOP_SECONDS = 8.0
@@ -49,32 +49,38 @@ class StandingStack:
     def dead(self) -> tuple[Member, ...]:
         return tuple(member for member in self.members if not member.alive())
 
+    def check(self, *spared: str) -> None:
+        """Raise `Problem` if it is not whole; parts of the names `spared` may have died."""
+        if not self.survival_address:
+            raise Problem("`afrctl up` is still starting or was killed: wait for it, or clean up with `afrctl down`")
+        for member in self.dead:
+            if member.name not in spared:
+                subject = member.name if member.name[0].isupper() else f"the {member.name}"
+                raise Problem(
+                    f"{subject} of `afrctl up` has died: {last_words(Path(member.log))} (log: {member.log}); "
+                    "restart with `afrctl down` and `afrctl up`"
+                )
 
-def running_stack() -> StandingStack | None:
-    """The standing stack, or None without one. Raises `Problem` if a part of it has died."""
+
+def running_stack(*spared: str) -> StandingStack | None:
+    """The standing stack, or None without one. Raises `Problem` if it is not whole but for the parts `spared`."""
     stack = _read()
     if stack is None or len(stack.dead) == len(stack.members):
         return None
-    if not stack.survival_address:
-        raise Problem("`afrctl up` is still starting or was killed: wait for it, or clean up with `afrctl down`")
-    for member in stack.dead:
-        subject = member.name if member.name[0].isupper() else f"the {member.name}"
-        raise Problem(
-            f"{subject} of `afrctl up` has died: {last_line(Path(member.log))} (log: {member.log}); "
-            "restart with `afrctl down` and `afrctl up`"
-        )
+    stack.check(*spared)
     return stack
 
 
 @click.command()
-@click.option("--data-root", type=DATA_FOLDER, metavar="DIR", help="Where the worker reads datasets.")  # fmt: skip
+@click.option("--data-root", type=data_folder, metavar="DIR",
+              help="Where datasets are read from and downloaded to; made if need be.")  # fmt: skip
 @click.option("--attack-port", type=click.IntRange(0, 65535), default=0, metavar="PORT",
               help="The port of the attack server; any free one by default.")  # fmt: skip
 @click.option("--survival-port", type=click.IntRange(0, 65535), default=0, metavar="PORT",
               help="The port of the survival server; any free one by default.")  # fmt: skip
 @click.option("--redis-url", envvar="AFRCTL_REDIS_URL", default="", metavar="URL",
               help="A Redis to use instead of an own one.  [env: AFRCTL_REDIS_URL]")  # fmt: skip
-@click.option("--start-seconds", type=positive, default=120.0, hidden=True)
+@click.option("--start-seconds", type=positive, default="120", hidden=True)
 def up(data_root: Path | None, attack_port: int, survival_port: int, redis_url: str, start_seconds: float) -> None:
     """Start a stack that stays.
 
@@ -95,6 +101,7 @@ def up(data_root: Path | None, attack_port: int, survival_port: int, redis_url: 
     with _locked(folder):
         old = _read()
         if old is not None and len(old.dead) < len(old.members):
+            old.check()
             raise Problem("a stack is running already: `afrctl status` describes it, `afrctl down` stops it")
         _clear(folder)
         stack = Stack(folder)
@@ -111,9 +118,8 @@ def up(data_root: Path | None, attack_port: int, survival_port: int, redis_url: 
             write_record(folder, StandingStack(stack.attack_address, stack.survival_address, members))
 
         try:
-            click.echo(
-                f"starting Redis, attack server, worker and survival server; their logs are in {folder}", err=True
-            )
+            own = "" if redis_url else "Redis, "
+            click.echo(f"starting {own}attack server, worker and survival server; their logs are in {folder}", err=True)
             # Written down part by part: if this process is killed, `afrctl down` still knows what to stop.
             launch(stack, plan, start_seconds=start_seconds, started=record)
             stack.survival_address = stack.wait_for(SURVIVAL_SERVER, seconds=start_seconds)
@@ -172,10 +178,11 @@ def status() -> None:
         address = {"attack server": stack.attack_address, "survival server": stack.survival_address}.get(
             member.name, ""
         )
-        state = f"running, process {member.pid}" if member.alive() else f"dead: {last_line(Path(member.log))}"
+        state = f"running, process {member.pid}" if member.alive() else f"dead: {last_words(Path(member.log))}"
         click.echo(f"{member.name:<16} {address:<22} {state}")
     if stack.dead:
         raise Problem("the stack is not whole; restart it with `afrctl down` and `afrctl up`")
+    stack.check()
 
 
 def _end(members: list[Member]) -> None:

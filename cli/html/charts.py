@@ -120,7 +120,7 @@ def rate_figure(report: Report) -> Markup:
         rows.append((f"{word}, with E[T]", clock.paper_rate, "other"))
         rows.append(("clean errors, seconds", clock.benign_rate, "other"))
     drawn = [row for row in rows if row[1].HasField("value") and row[1].value > 0 and math.isfinite(row[1].value)]
-    if not drawn:
+    if not any(kind == "rate" for _, _, kind in drawn):
         return Markup("")
     known = [1.0]
     for _, estimate, _ in drawn:
@@ -224,8 +224,8 @@ def cost_figure(clock: ClockReport) -> Markup:
         f"Training a sample cost {number(bars[0][1] / size)}, a failure costs {number(bars[1][1] / size)} {unit}."
     )
     caption = (
-        f"What the defender paid per training sample and what the attacker pays per failure, on the {clock_word(clock.clock)} "
-        "clock; the thin line is the interval."
+        "What the defender paid per training sample and what the attacker pays per failure, on the "
+        f"{clock_word(clock.clock)} clock; the thin line is the interval."
     )
     return figure(caption, "Costs", description, draw)
 

@@ -9,19 +9,24 @@ from typing import TYPE_CHECKING
 
 from cli.html.charts import cost_figure, histogram_figure, rate_figure, survival_figure
 from cli.html.markup import Markup, data_table, element, join, text
-from cli.quantities import NOTHING, clock_word, count, distribution_word, interval, on_clock, share_interval
+from cli.quantities import NOTHING, clock_word, count, distribution_word, interval, on_clock, share_interval, with_unit
 from cli.reading import (
+    EFFECTS,
     FIT_COLUMNS,
+    PARTIAL,
+    POOLED,
     accuracy_shares,
     best_fit,
     clock_headers,
     cost_lines,
     devices,
+    effects,
     fit_row,
     headline,
     job_setting,
     key_figures,
     meaning,
+    shares,
     statuses,
     subject,
 )
@@ -68,13 +73,12 @@ def _sections(report: Report) -> Iterator[Markup]:
 
 def _verdict(report: Report) -> Markup:
     word = headline(report)
-    partial = "Partial: samples were still in flight or missing when this report was made."
     return element(
         "section",
         element("p", word, class_="word"),
         element("p", report.summary, class_="summary"),
         element("p", meaning(report)),
-        *([element("p", element("strong", partial))] if report.partial else []),
+        *([element("p", element("strong", PARTIAL))] if report.partial else []),
         class_=f"verdict {word.replace(' ', '-')}",
         aria_label="Conclusion",
     )
@@ -85,13 +89,12 @@ def _tiles(report: Report) -> Markup:
     if report.clock_reports:
         clock = report.clock_reports[0]
         fit, word = best_fit(clock), clock_word(clock.clock)
-        unit = "" if word == "seconds" else f" {word}"
         for name, field in (("Median time to failure", "median"), ("Expected time to failure", "expected")):
             value, rest = _parted(NOTHING if fit is None else on_clock(getattr(fit, field), clock.clock))
             by = f"{distribution_word(fit.distribution)} fit" if fit is not None else "no fit carries a number"
-            tiles.append((name, f"{value}{unit}" if fit is not None else value, f"{rest} {by}".strip()))
+            tiles.append((name, with_unit(value, clock.clock), f"{rest} {by}".strip()))
         value, rest = _parted(interval(clock.cost_normalized_failure_rate))
-        tiles.append(("Cost-normalised failure rate", value, f"{rest} on the {word} clock".strip()))
+        tiles.append(("Cost-normalised failure rate C", value, f"{rest} on the {word} clock".strip()))
     shown = (
         element("div", element("b", name), element("span", value), element("small", rest), class_="tile")
         for name, value, rest in tiles
@@ -116,11 +119,7 @@ def _samples(report: Report) -> Markup:
         element("li", element("i", class_=name.split()[0]), f"{count(amount)} {name} ({part})")
         for name, amount, part in samples
     ]
-    rows = [
-        ("Accuracy before the attack", share_interval(report.clean_accuracy)),
-        ("Accuracy under attack", share_interval(report.adversarial_accuracy)),
-        ("Failed, of those at risk", share_interval(report.failure_share)),
-    ]
+    rows = [(_capitalised(name), value) for name, value in shares(report)]
     level = f"{100 * report.confidence_level:g} % interval" if report.confidence_level else "interval"
     return element(
         "section",
@@ -148,6 +147,7 @@ def _clock(clock: ClockReport) -> Markup:
     tables = (
         [data_table(f"Fits on the {word} clock, best AIC first", FIT_COLUMNS, map(fit_row, numbers))] if numbers else []
     )
+    stretched = effects(clock)
     reasons = statuses(clock)
     without = element("ul", *(element("li", reason) for reason in reasons), class_="plain") if reasons else Markup("")
     return element(
@@ -155,15 +155,17 @@ def _clock(clock: ClockReport) -> Markup:
         element("h2", f"How long samples survive, in {word}"),
         element("p", about, class_="aside"),
         survival_figure(clock),
+        *([element("p", POOLED, class_="aside")] if stretched else []),
         histogram_figure(clock),
         *tables,
+        *([data_table(EFFECTS, ("setting", "factor"), stretched)] if stretched else []),
         without,
     )
 
 
 def _key_figures(report: Report) -> Markup:
     rows = [
-        (join([figure.name[:1].upper() + figure.name[1:], element("small", figure.explanation)]), *figure.values)
+        (join([_capitalised(figure.name), element("small", figure.explanation)]), *figure.values)
         for figure in key_figures(report)
     ]
     level = f"{100 * report.confidence_level:g} % intervals in brackets" if report.confidence_level else "Key figures"
@@ -174,10 +176,14 @@ def _key_figures(report: Report) -> Markup:
     )
 
 
+def _capitalised(name: str) -> str:
+    return name[:1].upper() + name[1:]
+
+
 def _costs(report: Report) -> Markup:
     measured = devices(report)
     caption = f"Device time, measured on {measured}" if measured else "Device time"
-    rows = [(name[:1].upper() + name[1:], value) for name, value in cost_lines(report)]
+    rows = [(_capitalised(name), value) for name, value in cost_lines(report)]
     return element("section", element("h2", "Costs"), data_table(caption, ("", "spent"), rows))
 
 

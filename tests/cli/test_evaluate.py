@@ -135,14 +135,14 @@ def test_an_evaluation_writes_its_files_and_nothing_else(afrctl: Any, scripted: 
 def test_the_options_become_the_specification(afrctl: Any, scripted: Any, tmp_path: Path) -> None:
     options, attacker, survivor = scripted(two_samples)
     ended = afrctl(
-        *EVALUATE, *options, "--epsilon", "0.1", "--norm", "2", "--step-size", "0.02", "--max-iterations", "7",
+        *EVALUATE, *options, "--epsilon", "8/255", "--norm", "2", "--step-size", "0.02", "--max-iterations", "7",
         "--samples", "50", "--epochs", "3", "--seed", "9", "--engine", "art", "--dataset", "imagefolder:pictures",
         "--price-usd-per-hour", "2.5", "--clock", "seconds",
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     (request,) = attacker.created
     spec = request.spec
-    assert dict(spec.attack_parameters) == {"epsilon": 0.1, "step_size": 0.02, "max_iterations": 7}
+    assert dict(spec.attack_parameters) == {"epsilon": 8 / 255, "step_size": 0.02, "max_iterations": 7}
     assert (spec.norm, spec.sample_count, spec.epoch_count, spec.seed, spec.engine) == ("2", 50, 3, 9, "art")
     assert spec.dataset == f"imagefolder:{tmp_path / 'pictures'}"
     assert len(request.request_id) == 36

@@ -14,11 +14,13 @@ EVALUATE = ("evaluate", "--model", "resnet18", "--attack", "pgd")
 MISUSES: list[tuple[tuple[str, ...], int, str]] = [
     (("evaluate",), 2, "--model"),
     ((*EVALUATE, "--epsilon", "nan"), 2, "nan"),
-    ((*EVALUATE, "--epsilon", "-1"), 2, "-1"),
+    ((*EVALUATE, "--epsilon", "-1"), 2, "not above 0"),
     ((*EVALUATE, "--epsilon", "0"), 2, "not above 0"),
     ((*EVALUATE, "--epsilon", "inf"), 2, "finite"),
     ((*EVALUATE, "--epsilon", "1.5"), 2, "at most 1"),
-    ((*EVALUATE, "--epsilon", "much"), 2, "no number"),
+    ((*EVALUATE, "--epsilon", "8"), 2, "8 of 255 levels is 8/255"),
+    ((*EVALUATE, "--epsilon", "much"), 2, "8/255"),
+    ((*EVALUATE, "--epsilon", "1/0"), 2, "no number"),
     ((*EVALUATE, "--step-size", "0"), 2, "not above 0"),
     ((*EVALUATE, "--max-iterations", "0"), 2, "at least 1"),
     ((*EVALUATE, "--samples", "0"), 2, "at least 1"),
@@ -30,12 +32,16 @@ MISUSES: list[tuple[tuple[str, ...], int, str]] = [
     ((*EVALUATE, "--clock", "moons"), 2, "moons"),
     ((*EVALUATE, "--format", "pdf"), 2, "pdf"),
     ((*EVALUATE, "--data-root", "/no/such/folder"), 2, "/no/such/folder"),
+    ((*EVALUATE, "--data-root", "/dev/null"), 2, "/dev/null is not a folder"),
+    ((*EVALUATE, "--dataset", "imagefolder:nowhere"), 2, "nowhere is no folder"),
     ((*EVALUATE, "--output", "/proc/report"), 1, "--output"),
-    ((*EVALUATE, "--output", "/dev/null"), 1, "--output"),
+    ((*EVALUATE, "--output", "/dev/null"), 1, "it is not a folder"),
     ((*EVALUATE, "--tls-ca", "ca.pem"), 2, "TLS is not available yet"),
     ((*EVALUATE, "--attack-address", "nowhere", "--survival-address", "127.0.0.1:1"), 2, "HOST:PORT"),
     ((*EVALUATE, "--attack-address", "127.0.0.1:1", "--survival-address", "127.0.0.1:1"), 1, "cannot be reached"),
     ((*EVALUATE, "--survival-address", "127.0.0.1:1"), 2, "--attack-address"),
+    ((*EVALUATE, "--attack-address", "http://127.0.0.1:1"), 2, "HOST:PORT"),
+    ((*EVALUATE, "--attack-address", "::1:50051"), 2, "[::1]:50051"),
     ((*EVALUATE, "--attack-address", "127.0.0.1:1", "--data-root", "/tmp"), 2, "--data-root has no effect"),
     (("evaluat",), 2, "evaluat"),
     (("jobs", "list"), 1, "afrctl up"),
@@ -44,6 +50,9 @@ MISUSES: list[tuple[tuple[str, ...], int, str]] = [
     (("report",), 2, "JOB"),
     (("report", "x"), 1, "afrctl up"),
     (("report", "x", "--survival-address", "127.0.0.1:99999"), 2, "HOST:PORT"),
+    (("report", "x", "--confidence-level", "95"), 2, "95 % is 0.95"),
+    (("report", "x", "--distribution", "generalized-gamma"), 2, "'exponential'"),
+    (("report", "x", "--tls-ca", "ca.pem"), 2, "TLS is not available yet"),
     (("models", "--attack-address", "127.0.0.1:1"), 1, "cannot be reached"),
     (("status",), 1, "no stack is running"),
 ]
@@ -64,6 +73,13 @@ def test_a_misuse_is_one_line(afrctl: Any, arguments: tuple[str, ...], code: int
 def test_a_folder_that_was_made_for_nothing_is_removed(afrctl: Any, tmp_path: Path) -> None:
     afrctl(*EVALUATE, "--attack-address", "127.0.0.1:1", "--survival-address", "127.0.0.1:1", "--output", "deep/down")
     assert not (tmp_path / "deep").exists()
+
+
+def test_the_reserved_variable_is_refused_as_well(afrctl: Any) -> None:
+    ended = afrctl("jobs", "list", AFRCTL_TLS_CA="ca.pem")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: --tls-ca (AFRCTL_TLS_CA) has no effect, since TLS is not available yet")
+    assert len(ended.stderr.splitlines()) == 1
 
 
 BROKEN = """

@@ -25,7 +25,7 @@ def test_number(value: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0.0 %"), (1, "100 %"), (0.5, "50.0 %"), (0.9999, "> 99.9 %"), (0.0001, "< 0.1 %"), (0.07, "7.0 %")],
+    [(0, "0 %"), (1, "100 %"), (0.5, "50.0 %"), (0.9999, "> 99.9 %"), (0.0001, "< 0.1 %"), (0.07, "7.0 %")],
 )
 def test_a_share_is_certain_only_if_it_is(value: float, text: str) -> None:
     assert share(value) == text

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
-from afr.survival.v1.survival_service_pb2 import Report
+from afr.survival.v1.survival_service_pb2 import CONCLUSION_NOT_REJECTED, Coefficient, Estimate, Report
 
 from cli.rendering import render
 from cli.tables import visible_width
@@ -24,13 +25,42 @@ def test_the_conclusion_comes_first(reports: Reports) -> None:
 
 def test_figures_stand_on_both_clocks_with_their_intervals(reports: Reports) -> None:
     text = render(reports["good"](), width=110)
-    assert line_of(text, "95 % intervals").split()[-2:] == ["queries", "seconds"]
+    assert line_of(text, "95 % intervals").endswith("on the queries clock       on the seconds clock")
     assert "1.58 [1.35, 1.85]" in line_of(text, "cost-normalised failure rate C")
     median = line_of(text, "median time to failure")
-    assert "7.60 [6.25, 9.25]" in median
+    assert "7.60 [6.25, 9.25] queries" in median
     assert "412 [339, 501] ms" in median
     assert "> 99.9 %" in line_of(text, "confidence that C > 1")
     assert "$0.0878" in line_of(text, "training of 1\u202f437 samples")
+
+
+def test_a_narrow_terminal_gets_one_clock_after_the_other(any_report: Report) -> None:
+    text = render(any_report, width=60)
+    assert [line for line in text.splitlines() if visible_width(line) > 60] == []
+    assert line_of(text, "on the queries clock") == "on the queries clock"
+
+
+def test_clocks_that_disagree_are_no_secret(reports: Reports) -> None:
+    report = reports["good"]()
+    assert "disagree" not in render(report)
+    report.clock_reports[1].conclusion = CONCLUSION_NOT_REJECTED
+    assert "The clocks disagree: on the seconds clock it is not rejected." in render(report, width=110)
+
+
+def test_settings_of_several_jobs_stand_with_their_effects(reports: Reports) -> None:
+    """A doubling of epsilon at a coefficient of -1 on its logarithm halves the time."""
+    report = reports["good"]()
+    report.clock_reports[0].fits[0].coefficients.extend(
+        [
+            Coefficient(covariate="intercept", estimate=2),
+            Coefficient(covariate="log_epsilon", estimate=-1, time_ratio=Estimate(value=math.exp(-1))),
+            Coefficient(covariate="attack=fgm (against pgd)", time_ratio=Estimate(value=0.5, lower=0.4, upper=0.625)),
+        ]
+    )
+    text = render(report, width=110)
+    assert "epsilon doubled           × 0.500" in text
+    assert "attack=fgm (against pgd)  × 0.500 [0.400, 0.625]" in text
+    assert "intercept" not in text
 
 
 def test_fits_stand_side_by_side(reports: Reports) -> None:
@@ -56,7 +86,7 @@ def test_no_failure_reads_as_undecided(reports: Reports) -> None:
 
 def test_an_infinite_mean_is_infinite(reports: Reports) -> None:
     text = render(reports["infinite-mean"](), width=110)
-    assert line_of(text, "expected time to failure E[T]").split()[-2:] == ["∞", "∞"]
+    assert line_of(text, "expected time to failure E[T]").split()[-3:] == ["∞", "queries", "∞"]
     assert "100 %" in line_of(text, "extrapolated share of E[T]")
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from cli import redis_server
 from cli.errors import Problem
-from cli.processes import Child, last_line, ready_line, spawn, stop
+from cli.processes import Child, last_words, ready_line, spawn, stop
 from cli.standing import Member, StandingStack, start_mark, write_record
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux kills children with their parent")
@@ -59,7 +59,20 @@ def test_a_dead_child_is_told_with_its_last_words(tmp_path: Path, wait_until: An
 
 
 def test_a_silent_death_is_told_too(tmp_path: Path) -> None:
-    assert last_line(tmp_path / "missing") == "it left no message"
+    assert last_words(tmp_path / "missing") == "it left no message, as if it had been killed"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "2026-11-22 17:07:02,471 INFO attack_service.adapters.worker job 6de66ffd: CANCELED",
+        "2026-11-22 17:07:11,358 WARNING attack_service.adapters.worker the last heartbeat will expire by itself",
+        "4711:M 22 Nov 2026 17:07:02.471 * Ready to accept connections tcp",
+    ],
+)
+def test_a_line_about_ordinary_work_is_no_last_words(tmp_path: Path, line: str) -> None:
+    (tmp_path / "log").write_text(f"{line}\n")
+    assert last_words(tmp_path / "log") == "it left no message, as if it had been killed"
 
 
 def test_a_child_that_ignores_the_request_is_killed_with_its_own_children(tmp_path: Path, wait_until: Any) -> None:
@@ -121,7 +134,7 @@ def test_a_catalogue_needs_no_server_and_leaves_none(afrctl: Any) -> None:
 def test_unknown_names_are_refused_before_anything_is_trained(afrctl: Any) -> None:
     ended = afrctl("evaluate", "--model", "resnet5", "--attack", "pgd", "--quiet")
     assert ended.returncode == 1
-    assert ended.stderr.startswith("error: unknown model 'resnet5'; known: resnet18, resnet34, resnet50")
+    assert ended.stderr.startswith("error: --model: unknown model 'resnet5'; known: resnet18, resnet34, resnet50")
     assert len(ended.stderr.splitlines()) == 1
     assert afrctl.processes() == []
     assert folders(afrctl) == []
@@ -236,10 +249,12 @@ def test_a_standing_stack_from_up_to_down(afrctl: Any, wait_until: Any) -> None:
     os.kill(int(survival.split()[-1]), signal.SIGKILL)
     wait_until(lambda: afrctl("status").returncode == 1)
     assert "dead: " in afrctl("status").stdout
-    ended = afrctl("jobs", "list")
-    assert ended.returncode == 1
-    assert ended.stderr.startswith("error: the survival server of `afrctl up` has died: ")
-    assert afrctl("up").returncode == 1
+    for command in (("report", "x"), ("up",), EVALUATE):
+        ended = afrctl(*command)
+        assert ended.returncode == 1
+        assert ended.stderr.startswith("error: the survival server of `afrctl up` has died: it left no message")
+    # The jobs are still there, and so is what was recorded of them.
+    assert afrctl("jobs", "list").stdout == "no jobs\n"
 
     for process in Path("/proc").glob("[0-9]*"):
         if f"AFRCTL_STACK={afrctl.folder}" in _environment(process):
