@@ -133,11 +133,20 @@ class Worker:
             return True
         except (StoreUnavailable, StoreFull) as error:
             _log.error("job %s: %s", job_id, error)
-            # Redis may refuse at once, again and again.
-            time.sleep(_PAUSE_SECONDS)
+            self._wait_for_redis()
             return False
         finally:
             self._flags[_BUSY] = 0
+
+    def _wait_for_redis(self) -> None:
+        """Return once Redis answers: until then the parent cannot put a shard back, and would take no other one."""
+        with closing(connect(self.settings.redis_url, _PAUSE_SECONDS)) as client:
+            while not self.stopping:
+                # At first too: a Redis that is there may refuse the same job again and again.
+                time.sleep(_PAUSE_SECONDS)
+                with suppress(redis.RedisError):
+                    client.ping()
+                    return
 
     def stop(self) -> None:
         """Let the child put its shard back, within a while, and end it. For a signal handler of the parent."""

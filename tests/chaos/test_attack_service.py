@@ -244,6 +244,19 @@ def test_a_redis_that_crashes_and_comes_back_costs_nothing(service, wait_until) 
     assert_complete(follower, count=150)
 
 
+def test_a_worker_goes_on_once_a_redis_is_back_that_stayed_away_too_long(service, wait_until) -> None:
+    worker = service.start_worker(redis_patience_seconds=0.1)
+    follower = Follower(service, service.create(sample_count=20))
+    wait_for_outcomes(follower, 5, wait_until)
+    service.redis.kill()
+    wait_until(lambda: "Redis does not answer" in worker.stderr)
+    time.sleep(0.5)
+    service.redis.start()
+    end = assert_complete(follower, count=20)
+    assert end.attack_job.attempt_count == 2
+    assert "Traceback" not in worker.stderr
+
+
 def test_a_redis_that_stays_away_is_unavailable(service) -> None:
     server = service.start_server("--redis-patience-seconds", "0.1")
     service.redis.kill()
