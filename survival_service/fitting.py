@@ -152,10 +152,12 @@ def _status(data: Observations, distribution: Distribution, parameter_count: int
         )
     if not (data.lower > 0).any():
         # The sooner, the likelier: the supremum is at time zero.
-        status = Status.SINGLE_CHECK if _checked_once(data) and not distribution.scale_fixed else Status.ONE_INTERVAL
+        once = _checked_once(data)
+        status = Status.SINGLE_CHECK if once and not distribution.scale_fixed else Status.ONE_INTERVAL
+        what = "every sample was checked once, and failed then" if once else "every failure came at the first check"
         return status, (
-            "every failure came at the first check, so nothing tells how soon they fail; attack more gently (a smaller "
-            "epsilon or step size), with an attack that is checked several times, such as pgd"
+            f"{what}, so nothing tells how soon they fail; attack more gently (a smaller epsilon or step size), with an "
+            "attack that is checked several times, such as pgd"
         )
     if not distribution.scale_fixed:
         if _checked_once(data):
