@@ -156,8 +156,8 @@ def _status(data: Observations, distribution: Distribution, parameter_count: int
         status = Status.SINGLE_CHECK if once and not distribution.scale_fixed else Status.ONE_INTERVAL
         what = "every sample was checked once, and failed then" if once else "every failure came at the first check"
         return status, (
-            f"{what}, so nothing tells how soon they fail; attack more gently (a smaller epsilon or step size), with an "
-            "attack that is checked several times, such as pgd"
+            f"{what}, so nothing tells how soon they fail; attack more gently (a smaller epsilon or step size), with "
+            "an attack that is checked several times, such as pgd"
         )
     if not distribution.scale_fixed:
         if _checked_once(data):
