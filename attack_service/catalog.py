@@ -92,6 +92,7 @@ STEP_SHARE = 0.8
 
 _LARGEST = {"sample_count": 10_000_000, "epoch_count": 10_000, "batch_size": 65_536, "image_size": 1024}
 _SMALLEST_IMAGE_SIZE = 8
+_LONGEST_PATH = 4096
 
 # No image is further away, in any norm; a float32 can hold what is computed from it.
 _LARGEST_EPSILON = 1e7
@@ -264,6 +265,8 @@ def _dataset(name: str) -> Dataset:
     kind, colon, path = name.partition(":")
     if kind == "imagefolder" and not path:
         raise InvalidSpecification("spec.dataset", "imagefolder needs the folder of the images: imagefolder:PATH")
+    if len(path) > _LONGEST_PATH:
+        raise InvalidSpecification("spec.dataset", f"the path of the images has {len(path)} characters; no folder has")
     if kind not in DATASETS or (colon and kind != "imagefolder"):
         known = [known if known != "imagefolder" else "imagefolder:PATH" for known in DATASETS]
         raise UnknownName("spec.dataset", "dataset", name, known)

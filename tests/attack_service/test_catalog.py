@@ -47,6 +47,7 @@ def test_schema_defaults_are_the_defaults() -> None:
         ({"model": "resnet5"}, "spec.model", "unknown model 'resnet5'; known: resnet18, resnet34, resnet50, "),
         ({"dataset": "minst"}, "spec.dataset", "known: digits, mnist, fashion-mnist, cifar10, cifar100, imagefolder:"),
         ({"dataset": "imagefolder:"}, "spec.dataset", "imagefolder:PATH"),
+        ({"dataset": "imagefolder:/" + "x" * 5000}, "spec.dataset", "5001 characters"),
         ({"dataset": "mnist:/x"}, "spec.dataset", "unknown dataset"),
         ({"attack": "gdp"}, "spec.attack", "known: fgm, pgd"),
         ({"defence": "hope"}, "spec.defence", "known: none"),

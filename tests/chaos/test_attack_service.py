@@ -18,7 +18,7 @@ from afr.attack.v1 import attack_service_pb2 as pb
 from afr.attack.v1 import attack_service_pb2_grpc as rpc
 from afr.rpc.channel import open_channel
 
-from attack_service.adapters.job_store import WORKERS
+from attack_service.adapters.job_store import WORKERS, JobKeys
 from attack_service.adapters.queueing import QUEUE, UNACKED
 
 SAMPLE_COUNT = 60
@@ -165,6 +165,27 @@ def test_a_killed_worker_is_replaced_by_another(service, wait_until) -> None:
     end = assert_complete(follower)
     assert end.attack_job.attempt_count == 2
     wait_until(lambda: service.client().hlen(UNACKED) == 0, 5, "the task is acknowledged")
+
+
+def test_a_worker_that_comes_back_from_the_dead_adds_nothing(service, wait_until) -> None:
+    worker = service.start_worker(visibility_seconds=2)
+    job_id = service.create(sample_count=80)
+    follower = Follower(service, job_id)
+    wait_for_outcomes(follower, 10, wait_until)
+    stopped = [child_of(worker.pid), worker.pid]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    # Its lease runs out, which the test need not wait for.
+    service.client().delete(JobKeys(job_id).shard(0).lease)
+    service.start_worker(visibility_seconds=2)
+    wait_until(lambda: 2 in follower.attempts, 30, "another worker takes over")
+    for pid in stopped:
+        os.kill(pid, signal.SIGCONT)
+    end = assert_complete(follower, count=80)
+    assert end.attack_job.attempt_count == 2
+    wait_until(lambda: "was superseded" in worker.stderr, 10)
+    # The queue takes its acknowledgement for the other's, and both go on to the next job.
+    assert_complete(Follower(service, service.create(sample_count=3)), count=3)
 
 
 def test_a_terminated_worker_puts_its_job_back_within_seconds(service, wait_until) -> None:

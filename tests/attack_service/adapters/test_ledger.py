@@ -127,6 +127,17 @@ def test_batches_are_numbered_without_gaps_and_named_by_what_is_done(
     assert (tally.outcome_count, tally.failed_count) == (3, 3)
 
 
+def test_a_batch_fits_a_message_however_many_samples_end_at_once(jobs, job_id, make_outcome, make_in_flight) -> None:
+    ledger = jobs.begin(job_id)
+    outcomes = [make_outcome(index, Verdict.MISCLASSIFIED) for index in range(20_000)]
+    ledger.record(outcomes, [make_in_flight(30_000)], 0.5)
+    batches = read_batches(jobs, job_id)
+    assert [index for batch in batches for index in batch.sample_index] == list(range(20_000))
+    assert [batch.sequence for batch in batches] == list(range(len(batches)))
+    assert max(batch.ByteSize() for batch in batches) < 2**20
+    assert jobs.get(job_id).tally.outcome_count == 20_000
+
+
 def test_snapshots_are_thinned_out_but_the_last_one_is_not(jobs, job_id, make_in_flight) -> None:
     ledger = jobs.begin(job_id)
     for _ in range(50):
