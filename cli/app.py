@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -77,7 +78,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    # The terminal may have been closed.
+    with contextlib.suppress(OSError):
+        click.echo(f"error: {' '.join(message.split())}", err=True)
     return code
 
 

@@ -355,7 +355,8 @@ class Evaluation:
                     if part
                 )
             self._display.close()
-            click.echo(f"interrupted{f': {kept}' if kept else ''}", err=True)
+            with contextlib.suppress(OSError):
+                click.echo(f"interrupted{f': {kept}' if kept else ''}", err=True)
 
     def _keep_outcomes(self) -> str:
         """Write the outcomes that have arrived; say where, or nothing if there are none or they cannot be written."""
@@ -395,10 +396,9 @@ def describe_model(job: AttackJob) -> str:
 
 
 def _publish(evaluation: Evaluation, report: Report, folder: Path, output_format: str, quiet: bool) -> None:
-    from cli.publishing import OUTCOMES_CSV, publish
+    from cli.publishing import publish
 
-    evaluation.outcomes.write(folder / OUTCOMES_CSV)
-    publish(report, folder, output_format=output_format)
+    publish(report, folder, output_format=output_format, outcomes=evaluation.outcomes)
     if not quiet:
         click.echo(f"\nreport.html, report.json and outcomes.csv are in {folder}", err=True)
 

@@ -141,7 +141,10 @@ def follow(job_id: str, csv_path: Path | None, quiet: bool, attack_address: str)
             display.close()
     outcomes.verify(end)
     if csv_path is not None:
-        outcomes.write(csv_path)
+        try:
+            outcomes.write(csv_path)
+        except OSError as error:
+            raise Problem(f"cannot write {csv_path} ({error.strerror or error}); give --csv another file") from error
     if end.attack_job.state == 4:
         raise Problem(f"job {job_id} failed: {end.attack_job.failure_message or 'the worker log says why'}")
     click.echo(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -94,8 +95,7 @@ class Lines:
         self._step, self._last = view.step(), now
 
     def note(self, sentence: str) -> None:
-        self._stream.write(f"{sentence}\n")
-        self._stream.flush()
+        _write(self._stream, f"{sentence}\n")
 
     def close(self) -> None:
         pass
@@ -117,25 +117,31 @@ class Bars:
             return
         self._last = now
         width = shutil.get_terminal_size().columns
-        bar_width = max(8, min(30, width - 92))
+        lines = describe(view, bar_width=max(4, min(30, width - 58)), marks=self._marks)
         # A line that wraps would make the next drawing start in the wrong place.
-        self._lines = [line[: width - 1] for line in describe(view, bar_width=bar_width, marks=self._marks) if line]
+        self._lines = [line[: width - 1] for line in lines if line]
         if self._lines != self._drawn:
-            self._write("", self._lines)
+            self._draw("", self._lines)
 
     def note(self, sentence: str) -> None:
-        self._write(f"{sentence}\n", self._lines)
+        self._draw(f"{sentence}\n", self._lines)
 
     def close(self) -> None:
         self._lines = []
-        self._write("", [])
+        self._draw("", [])
 
-    def _write(self, before: str, lines: list[str]) -> None:
+    def _draw(self, before: str, lines: list[str]) -> None:
         """Replace what is drawn, in one write: what happens between two of them can be seen."""
         erase = f"\x1b[{len(self._drawn)}F\x1b[J" if self._drawn else ""
-        self._stream.write(erase + before + "".join(f"{line}\n" for line in lines))
-        self._stream.flush()
+        _write(self._stream, erase + before + "".join(f"{line}\n" for line in lines))
         self._drawn = lines
+
+
+def _write(stream: TextIO, text: str) -> None:
+    # The terminal may have been closed; the work, or its orderly end, goes on without it.
+    with contextlib.suppress(OSError):
+        stream.write(text)
+        stream.flush()
 
 
 _BLOCKS, _ASCII = ("█", "░"), ("#", ".")
@@ -148,12 +154,13 @@ def bar(done: float, total: float, width: int, marks: tuple[str, str] = _BLOCKS)
 
 
 def describe(view: View, *, bar_width: int, marks: tuple[str, str]) -> list[str]:
-    """The lines that a display shows; without bars if their width is 0."""
+    """The lines that a display shows, each for 80 columns; without bars if their width is 0."""
     job = view.job
     if job is None or view.step() == "waiting":
         return [f"waiting for {view.waiting_for}" if view.waiting_for else "waiting for a worker"]
     progress, spec = job.progress, job.spec
     parts: list[str] = []
+    details: list[str] = []
     if bar_width and progress.total_count:
         parts.append(bar(progress.done_count, progress.total_count, bar_width, marks))
     if progress.total_count:
@@ -162,16 +169,16 @@ def describe(view: View, *, bar_width: int, marks: tuple[str, str]) -> list[str]
         title = f"training {spec.model}"
         parts.append(f"epoch {progress.epoch}/{spec.epoch_count}")
         if progress.loss:
-            parts.append(f"loss {number(progress.loss)}")
+            details.append(f"loss {number(progress.loss)}")
         if progress.accuracy:
-            parts.append(f"accuracy {share(progress.accuracy)}")
+            details.append(f"accuracy {share(progress.accuracy)}")
     elif view.step() == "attacking":
         title = f"attacking with {spec.attack}"
-        parts.append(f"{count(progress.done_count)}/{count(progress.total_count)} samples")
-        parts.append(f"{count(progress.failed_count)} failed")
-        parts.append(f"{count(progress.survived_count)} survived")
+        details.append(f"{count(progress.done_count)}/{count(progress.total_count)} samples")
+        details.append(f"{count(progress.failed_count)} failed")
+        details.append(f"{count(progress.survived_count)} survived")
         if view.seconds_per_sample:
-            parts.append(f"{duration(view.seconds_per_sample)}/sample")
+            details.append(f"{duration(view.seconds_per_sample)}/sample")
     else:
         title = {
             "loading": f"loading {spec.dataset} and {spec.model}",
@@ -179,7 +186,7 @@ def describe(view: View, *, bar_width: int, marks: tuple[str, str]) -> list[str]
         }.get(view.step(), "the worker is getting ready")
     if progress.HasField("remaining_duration"):
         parts.append(f"ETA {remaining(progress.remaining_duration.ToTimedelta().total_seconds())}")
-    return ["  ".join([title, *parts]), provisional(view.report_progress)]
+    return ["  ".join([title, *parts]), "  ".join(details), provisional(view.report_progress)]
 
 
 def provisional(progress: ReportProgress | None) -> str:
@@ -194,5 +201,5 @@ def provisional(progress: ReportProgress | None) -> str:
     unit = " queries" if best.clock != 1 else ""
     return (
         f"provisional median {on_clock(best.median, best.clock)}{unit} ({distribution_word(best.distribution)}, "
-        f"{count(progress.failed_count)} failures, {count(progress.in_flight_count)} in flight)"
+        f"{count(progress.in_flight_count)} in flight)"
     )

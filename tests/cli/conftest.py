@@ -235,16 +235,21 @@ class Afrctl:
             check=False,
         )
 
-    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
-        """Start and return at once. Its output goes to `folder`/afrctl.out and .err."""
+    def start(
+        self, *arguments: str | Path, stream: int | None = None, output: int | None = None
+    ) -> subprocess.Popen[str]:
+        """Start and return at once. Its output goes to `folder`/afrctl.out and .err, or both to the file `stream`.
+
+        Standard output alone goes to the file `output`, if that is given.
+        """
         with (self.folder / "afrctl.out").open("w") as out, (self.folder / "afrctl.err").open("w") as err:
             return subprocess.Popen(
                 [*AFRCTL, *map(str, arguments)],
                 cwd=self.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
+                stdout=stream or output or out,
+                stderr=stream or err,
                 text=True,
                 start_new_session=True,
             )

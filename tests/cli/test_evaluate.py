@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import pty
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +19,9 @@ from afr.attack.v1.attack_service_pb2_grpc import AttackServiceServicer, add_Att
 from afr.outcome.v1.outcome_pb2 import OutcomeBatch
 from afr.survival.v1 import survival_service_pb2 as survival
 from afr.survival.v1.survival_service_pb2_grpc import SurvivalServiceServicer, add_SurvivalServiceServicer_to_server
+
+from cli.errors import Problem
+from cli.publishing import publish
 
 Stream = Iterator[attack.StreamOutcomesResponse]
 Reports = Iterator[survival.CreateReportResponse]
@@ -253,6 +258,46 @@ def test_an_interrupt_cancels_the_job_and_keeps_its_outcomes(
     assert len((tmp_path / "afr-report" / "outcomes.csv").read_text().splitlines()) == 3
 
 
+def test_a_closed_terminal_cancels_the_job_and_keeps_its_outcomes(
+    afrctl: Any, scripted: Any, tmp_path: Path, wait_until: Any
+) -> None:
+    """Nothing can be said any more, and all is done that would have been said."""
+
+    def hangs(token: str, context: Any) -> Stream:
+        yield one_failure(4, 0)
+        attacker.canceled.wait(20)
+        yield end([4], attack.AttackJob.STATE_CANCELED)
+
+    options, attacker, _ = scripted(hangs)
+    terminal, theirs = pty.openpty()
+    running = afrctl.start(*EVALUATE, *options, stream=theirs)
+    os.close(theirs)
+    wait_until(lambda: attacker.tokens)
+    os.close(terminal)
+    running.send_signal(signal.SIGHUP)
+    assert running.wait(20) == 129
+    assert attacker.canceled.is_set()
+    assert (tmp_path / "afr-report" / "outcomes.csv").exists()
+
+
+def test_a_report_that_cannot_be_printed_is_in_its_files(afrctl: Any, scripted: Any, tmp_path: Path) -> None:
+    options, _, _ = scripted(two_samples)
+    with open("/dev/full", "w") as full:
+        running = afrctl.start(*EVALUATE, *options, "--quiet", output=full.fileno())
+    assert running.wait(20) == 1
+    assert afrctl.errors == "error: cannot print the report (No space left on device); it is in afr-report\n"
+    assert (tmp_path / "afr-report" / "report.html").exists()
+
+
+def test_a_report_whose_files_cannot_be_written_is_printed(
+    reports: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder was there at the start: hours later it is not."""
+    with pytest.raises(Problem, match=r"cannot write the report's files into .*gone .*--output"):
+        publish(reports["good"](), tmp_path / "gone", output_format="table")
+    assert capsys.readouterr().out.startswith("BROKEN")
+
+
 def test_a_warning_of_the_job_is_said_once(afrctl: Any, scripted: Any) -> None:
     def warns(token: str, context: Any) -> Stream:
         job = attack.AttackJob(
@@ -282,5 +327,5 @@ def test_a_report_over_several_jobs(afrctl: Any, scripted: Any, tmp_path: Path) 
     assert ended.returncode == 0, ended.stderr
     assert list(survivor.requests[0].attack_job_ids) == ["a", "b"]
     assert list(survivor.requests[0].options.distributions) == [survival.DISTRIBUTION_WEIBULL]
-    assert "provisional median 7.60 [6.25, 9.25] queries (Weibull, 34 failures, 12 in flight)" in ended.stderr
+    assert "provisional median 7.60 [6.25, 9.25] queries (Weibull, 12 in flight)" in ended.stderr
     assert {path.name for path in (tmp_path / "both").iterdir()} == {"report.json", "report.html"}

@@ -36,15 +36,29 @@ def attacking() -> View:
 
 
 def test_training_shows_loss_accuracy_and_time_left() -> None:
-    assert describe(training(124), bar_width=10, marks=("█", "░"))[0] == (
-        "training resnet18  ██████░░░░   62 %  epoch 2/6  loss 0.123  accuracy 96.1 %  ETA 41 s"
-    )
+    assert describe(training(124), bar_width=10, marks=("█", "░"))[:2] == [
+        "training resnet18  ██████░░░░   62 %  epoch 2/6  ETA 41 s",
+        "loss 0.123  accuracy 96.1 %",
+    ]
 
 
 def test_attacking_shows_what_happened_to_samples() -> None:
-    assert describe(attacking(), bar_width=0, marks=("#", "."))[0] == (
-        "attacking with pgd   30 %  78/256 samples  41 failed  30 survived  123 ms/sample"
-    )
+    assert describe(attacking(), bar_width=0, marks=("#", "."))[:2] == [
+        "attacking with pgd   30 %",
+        "78/256 samples  41 failed  30 survived  123 ms/sample",
+    ]
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_the_time_left_is_never_cut_off(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for view in (training(124), attacking()):
+        assert view.job is not None
+        view.job.progress.remaining_duration.FromSeconds(3 * 3600)
+        terminal = Terminal()
+        Bars(terminal).update(view)
+        assert "ETA 3 h 00 min\n" in terminal.getvalue()
+        assert "/sample\n" in terminal.getvalue() or "accuracy 96.1 %\n" in terminal.getvalue()
 
 
 @pytest.mark.parametrize(("done", "total", "shown"), [(0, 0, "...."), (1, 2, "##.."), (9, 2, "####"), (-1, 2, "....")])
@@ -56,7 +70,7 @@ def test_the_provisional_median_is_that_of_the_best_fit_with_numbers(reports: di
     fits = list(reports["good"]().clock_reports[0].fits)
     without = Fit(status=Fit.STATUS_NO_FAILURE, aic=0)
     said = provisional(ReportProgress(failed_count=34, in_flight_count=12, provisional_fits=[without, *reversed(fits)]))
-    assert said == "provisional median 7.60 [6.25, 9.25] queries (Weibull, 34 failures, 12 in flight)"
+    assert said == "provisional median 7.60 [6.25, 9.25] queries (Weibull, 12 in flight)"
     assert provisional(ReportProgress(provisional_fits=[without])) == ""
     assert provisional(None) == ""
 
@@ -73,9 +87,9 @@ def test_bars_are_drawn_over_themselves_and_vanish(monkeypatch: pytest.MonkeyPat
     bars.note("a sentence")
     bars.close()
     written = terminal.getvalue()
-    assert written.count("\x1b[1F\x1b[J") == 3
-    assert "\x1b[1F\x1b[Ja sentence\ntraining" in written
-    assert written.endswith("\x1b[1F\x1b[J")
+    assert written.count("\x1b[2F\x1b[J") == 3
+    assert "\x1b[2F\x1b[Ja sentence\ntraining" in written
+    assert written.endswith("\x1b[2F\x1b[J")
 
 
 def test_bars_are_drawn_ten_times_a_second_at_most() -> None:
@@ -84,6 +98,18 @@ def test_bars_are_drawn_ten_times_a_second_at_most() -> None:
     for done in range(100):
         bars.update(training(done))
     assert terminal.getvalue().count("training") <= 2
+
+
+@pytest.mark.parametrize("display", [Bars, Lines])
+def test_a_closed_terminal_ends_no_work(display: type[Bars] | type[Lines]) -> None:
+    class Gone(Terminal):
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    shown = display(Gone())
+    shown.update(attacking())
+    shown.note("a sentence")
+    shown.close()
 
 
 def test_elsewhere_a_line_says_when_the_work_moves_on() -> None:
