@@ -264,7 +264,11 @@ def work(
     worker = Worker(settings, environ, run)
     app = build_worker_app(worker)
 
-    def ready(**_: Any) -> None:
+    def consumer_ready(sender: Any, **_: Any) -> None:
+        # From its loop: Celery has a last look at the pool before that begins, and fails if a signal has ended it.
+        sender.timer.call_after(0, ready)
+
+    def ready() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             _stop_first(worker, number)
         on_ready()
@@ -284,7 +288,7 @@ def work(
     warnings.simplefilter("ignore", SecurityWarning)
     # It repeats, at every lost connection, that the setting which `build_app` has chosen exists.
     warnings.simplefilter("ignore", CPendingDeprecationWarning)
-    signals.worker_ready.connect(ready, weak=False)
+    signals.worker_ready.connect(consumer_ready, weak=False)
     signals.worker_process_init.connect(child_begins, weak=False)
     celery_worker = app.Worker(
         pool="prefork",

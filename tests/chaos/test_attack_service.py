@@ -209,6 +209,14 @@ def test_a_terminated_worker_puts_its_job_back_within_seconds(service, wait_unti
     assert follower.finish().attack_job.state == pb.AttackJob.STATE_CANCELED
 
 
+def test_a_worker_that_is_stopped_as_soon_as_it_is_ready_ends_well(service) -> None:
+    workers = [service.start_worker() for _ in range(2)]
+    for worker in workers:
+        worker.signal(signal.SIGTERM)
+    assert [worker.wait(30) for worker in workers] == [0, 0]
+    assert not any("Traceback" in worker.stderr for worker in workers)
+
+
 def test_a_run_that_does_not_listen_is_stopped_by_force_and_put_back(service, wait_until) -> None:
     worker = service.start_worker(shutdown_seconds=0.5)
     job_id = service.create(seed=DEAF)
