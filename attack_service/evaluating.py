@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from attack_service.attacks.losses import doubt
 from attack_service.attacks.norms import steepest
 from attack_service.attacks.pgd import pgd
 from attack_service.clocks import Clock, DeviceClock
@@ -104,8 +105,7 @@ def require_harmless_probe(model: nn.Module, images: Tensor, labels: Tensor) -> 
     `images` are classified correctly. A sample on the very boundary may cross: one in ten is tolerated.
     """
     leaf = images.detach().requires_grad_(True)
-    loss = nn.functional.cross_entropy(model(leaf), labels, reduction="sum")
-    (gradient,) = torch.autograd.grad(loss, leaf)
+    (gradient,) = torch.autograd.grad(doubt(model(leaf), labels).sum(), leaf)
     with torch.no_grad():
         fooled = model(images + _PROBE_EPSILON * steepest(gradient, "inf")).argmax(dim=1) != labels
     if int(fooled.sum()) > 0.1 * len(labels):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from attack_service.attacks.iterates import Iterate
+from attack_service.attacks.losses import Doubt
 
 
 class _NothingLeft(Exception):
@@ -74,7 +75,7 @@ def wrap(model: nn.Module, input_shape: tuple[int, ...], class_count: int, devic
 
     return PyTorchClassifier(
         model=model,
-        loss=nn.CrossEntropyLoss(),
+        loss=Doubt(),
         input_shape=tuple(input_shape),
         nb_classes=class_count,
         clip_values=(0.0, 1.0),

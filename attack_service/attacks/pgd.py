@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from attack_service.attacks.iterates import Iterate, Iterates
+from attack_service.attacks.losses import doubt
 from attack_service.attacks.norms import project, steepest
 
 
@@ -54,6 +54,5 @@ def _evaluate(model: nn.Module, inputs: Tensor, *, gradients: bool = True) -> tu
 
 def _gradient(leaf: Tensor, logits: Tensor, labels: Tensor, rows: Tensor, kept: Tensor) -> Tensor:
     """The gradient of each kept row's loss. A sum, not a mean: no row's gradient may depend on the batch."""
-    loss = F.cross_entropy(logits[kept], labels[rows], reduction="sum")
-    (gradient,) = torch.autograd.grad(loss, leaf)
+    (gradient,) = torch.autograd.grad(doubt(logits[kept], labels[rows]).sum(), leaf)
     return torch.nan_to_num(gradient[kept], nan=0.0, posinf=None, neginf=None)

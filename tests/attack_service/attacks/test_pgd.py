@@ -78,6 +78,31 @@ def test_a_linear_model_fails_at_exactly_the_check_that_its_margin_says(
             assert outcome.distance_l0 == 6
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), norm=st.sampled_from(["inf", "2", "1"]), scale=st.sampled_from([30.0, 1e4, 1e7]))
+def test_a_model_that_is_surer_of_itself_is_not_harder_to_fool(
+    linear_classifier, ticking_clock, seed: int, norm: str, scale: float
+) -> None:
+    """Logits times a number decide the same, so the same samples fail at the same checks. The cross-entropy's gradient
+    would be zero in float32 from a margin of 17 on, and every sample would survive."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.randn(6, generator=generator)
+    images = torch.rand(20, 1, 2, 3, generator=generator)
+
+    def checks(scale: float) -> list[tuple[Verdict, int]]:
+        model = linear_classifier(scale * weights, bias=-0.5 * scale * float(weights.sum()))
+        outcomes = watched(
+            images,
+            (model(images)[:, 1] > 0).long(),
+            20,
+            ticking_clock,
+            lambda x, y: pgd(model, x, y, epsilon=0.4, step_size=0.1, iteration_count=5, norm=norm),
+        )
+        return [(outcome.verdict, outcome.check_count) for outcome in outcomes]
+
+    assert checks(scale) == checks(1.0)
+
+
 def test_fgm_is_one_check_after_one_step_of_length_epsilon(linear_classifier, ticking_clock) -> None:
     model = linear_classifier(torch.tensor([1.0, -2.0]), bias=0.5)
     images = torch.tensor([[0.5, 0.4], [0.5, 0.1]]).reshape(2, 1, 1, 2)  # scores .2 and .8, margins .067 and .267
