@@ -20,6 +20,7 @@ from torch import Tensor
 
 from attack_service.attacks.iterates import Iterate, Iterates
 from attack_service.clocks import Clock
+from attack_service.errors import IntegrityViolated
 from attack_service.jobs import Ledger, Phase, Progress
 from attack_service.outcomes import InFlight, Outcome, Verdict
 
@@ -117,9 +118,15 @@ class Watch:
         """Judge an iterate; return, on its device, which of its rows stay under attack.
 
         Rows that have failed before may come again (an engine that does not drop them); they are charged nothing.
+        Raises `IntegrityViolated` if the model's answer is no number: the largest of such logits is no class.
         """
         predictions = iterate.logits.argmax(dim=1).cpu()
         share = self._clock.lap() / len(iterate.rows)
+        if bool(iterate.logits.isnan().any()):
+            raise IntegrityViolated(
+                "the model answers an attacked image with what is not a number, so nobody can say whether it was "
+                "fooled; train another with another --seed"
+            )
         rows = iterate.rows.cpu()
         active = self._active[rows]
         fooled = active & (predictions != self._samples.labels[rows])

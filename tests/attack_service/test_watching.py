@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attack_service.attacks.iterates import Iterate
 from attack_service.attacks.pgd import pgd
+from attack_service.errors import IntegrityViolated
 from attack_service.jobs import MemoryLedger
 from attack_service.outcomes import Outcome, Verdict
 from attack_service.watching import Journal, Samples, Watch, follow, misclassified
@@ -99,6 +100,16 @@ def test_rows_that_an_engine_keeps_computing_after_they_failed_are_charged_nothi
     assert (found[100].verdict, found[100].seconds_upper, found[100].query_count_upper) == (Verdict.FAILED, 1.0, 2)
     assert (found[101].verdict, found[101].seconds_lower, found[101].query_count_lower) == (Verdict.SURVIVED, 2.0, 3)
     assert len(ledger.outcomes) == 2
+
+
+def test_logits_that_are_not_numbers_are_no_failure(ticking_clock) -> None:
+    ledger = MemoryLedger()
+    watch, _ = watch_of(samples_of([1, 1]), ledger, ticking_clock())
+    iterate = iterate_of([0, 1], [1, 1], 2)
+    iterate.logits[0, 0] = torch.nan
+    with pytest.raises(IntegrityViolated, match="not a number"):
+        watch.check(iterate)
+    assert ledger.outcomes == []
 
 
 def test_samples_in_flight_are_shown_at_their_last_check(ticking_clock, monkeypatch: pytest.MonkeyPatch) -> None:
