@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from attack_service.catalog import ATTACKS, DATASETS, DEFENCES, MODELS, count_maxima, resolve
+from attack_service.catalog import ATTACKS, DATASETS, DEFAULT_EPSILON, DEFENCES, MODELS, count_maxima, resolve
 from attack_service.errors import InvalidSpecification, UnknownName
 from attack_service.jobs import AttackSpec
 
@@ -103,6 +104,21 @@ def test_the_most_an_attack_may_spend_is_a_gradient_a_step_and_one_query_more() 
 def test_entries_are_listed_under_their_names() -> None:
     for entries in (MODELS, ATTACKS, DEFENCES, DATASETS):
         assert all(entry.name == name and entry.description for name, entry in entries.items())
+
+
+def test_the_page_of_the_attacks_has_every_parameter_its_range_and_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "attacks.md").read_text()
+    for attack in ATTACKS.values():
+        _, _, section = page.partition(f"\n## {attack.name}\n")
+        rows = {row.split("`")[1]: row for row in section.partition("\n## ")[0].splitlines() if row.startswith("| `")}
+        assert list(rows) == [schema.name for schema in attack.parameters]
+        for schema in attack.parameters:
+            if not schema.default_derived:
+                assert f"| {schema.default_value:g} |" in rows[schema.name]
+                assert f"{schema.maximum:.0f}" in rows[schema.name]
+        for norm, epsilon in DEFAULT_EPSILON.items():
+            assert f"{norm} {epsilon:g}" in rows["epsilon"]
+        assert f"{attack.parameters[0].maximum:g}" in rows["epsilon"]
 
 
 def test_the_catalogue_answers_without_torch() -> None:
