@@ -27,6 +27,9 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["AttackService"].full_name
 async def serve(settings: ServeSettings, on_ready: Callable[[int], None]) -> None:
     """Serve until SIGTERM or SIGINT; `on_ready` gets the port.
 
+    Its health is its own: Redis away is a status of each call. All servers share one Redis, and taking them all out of
+    service would replace that sentence by a refused connection.
+
     Raises `StoreUnavailable` if there is no Redis at the start, `PortTaken` if the address cannot be
     listened on.
     """
