@@ -7,7 +7,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 
 import pytest
-from afr.survival.v1.survival_service_pb2 import Report
+from afr.survival.v1.survival_service_pb2 import Coefficient, Estimate, Report
 
 from cli.html.axes import Scale, log_ticks, round_ticks
 from cli.html.page import report_page
@@ -129,3 +129,15 @@ def test_a_scale_keeps_what_lies_outside_on_its_edge() -> None:
     scale = Scale(0, 10, 100, 200)
     assert (scale(-5), scale(5), scale(50)) == (100, 150, 200)
     assert Scale(0.1, 10, 0, 100, logarithmic=True)(1) == pytest.approx(50)
+
+
+def test_a_report_over_several_jobs_shows_what_their_settings_do(reports: Reports) -> None:
+    report = reports["good"]()
+    assert "Factors by which a setting" not in report_page(report)
+    report.clock_reports[0].fits[0].coefficients.append(
+        Coefficient(covariate="log_epsilon", time_ratio=Estimate(value=0.5, lower=0.25, upper=1))
+    )
+    page = report_page(report)
+    assert read(page).faults == []
+    assert "epsilon doubled" in page
+    assert "the fitted curves are those of their average setting" in page
