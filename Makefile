@@ -45,6 +45,7 @@ lint: $(INSTALLED)       ## Check style, types, the import contracts and the pro
 
 protos: $(INSTALLED)     ## Generate the code beside the protos.
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --grpc_python_out=protos \
+		--plugin=$(BIN)/protoc-gen-mypy --plugin=$(BIN)/protoc-gen-mypy_grpc \
 		--mypy_out=quiet:protos --mypy_grpc_out=quiet:protos protos/afr/*/v1/*.proto
 
 lock: $(INSTALLED)       ## Write constraints.txt anew from pyproject.toml, keeping the versions it has where they fit.

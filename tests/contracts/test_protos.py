@@ -17,7 +17,8 @@ from survival_service.adapters.servicer import SurvivalServicer
 
 ROOT = Path(__file__).parents[2]
 PROTOS = ROOT / "protos"
-BUF = Path(sys.executable).with_name("buf")
+BIN = Path(sys.executable).parent
+BUF = BIN / "buf"
 
 
 def run(*command: str | Path, folder: Path = ROOT) -> None:
@@ -42,6 +43,7 @@ def test_the_generated_code_is_fresh(tmp_path: Path) -> None:
     sources = sorted(PROTOS.glob("afr/*/v1/*.proto"))
     outputs = ["--python_out", "--grpc_python_out", "--mypy_out=quiet", "--mypy_grpc_out=quiet"]
     flags = [f"{flag}:{tmp_path}" if "=" in flag else f"{flag}={tmp_path}" for flag in outputs]
+    flags += [f"--plugin={BIN / plugin}" for plugin in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
     run(sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", *flags, *sources)
     made = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*_pb2*.py*"))
     kept = sorted(path.relative_to(PROTOS) for path in PROTOS.rglob("*_pb2*.py*") if "__pycache__" not in path.parts)

@@ -91,8 +91,8 @@ class _ConclusionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Conclusion
     CONCLUSION_UNSPECIFIED: _Conclusion.ValueType  # 0
     """Unused."""
     CONCLUSION_BROKEN: _Conclusion.ValueType  # 1
-    """The whole interval lies above 1: breaking the model costs less than training
-    it did.
+    """The whole interval lies above 1: a failure costs the attacker less than a
+    training sample cost the defender.
     """
     CONCLUSION_NOT_REJECTED: _Conclusion.ValueType  # 2
     """The whole interval lies below 1. That is no proof of robustness."""
@@ -105,8 +105,8 @@ class Conclusion(_Conclusion, metaclass=_ConclusionEnumTypeWrapper):
 CONCLUSION_UNSPECIFIED: Conclusion.ValueType  # 0
 """Unused."""
 CONCLUSION_BROKEN: Conclusion.ValueType  # 1
-"""The whole interval lies above 1: breaking the model costs less than training
-it did.
+"""The whole interval lies above 1: a failure costs the attacker less than a
+training sample cost the defender.
 """
 CONCLUSION_NOT_REJECTED: Conclusion.ValueType  # 2
 """The whole interval lies below 1. That is no proof of robustness."""
@@ -491,8 +491,8 @@ class ClockReport(_message.Message):
     @_builtins.property
     def cost_normalized_failure_rate(self) -> Global___Estimate:
         """The cost-normalised failure rate: the price of training a sample over the
-        price of a failure. Dimensionless. Above 1, the model is cheaper to break than
-        it was to train.
+        price of a failure. Dimensionless. Above 1, a failure costs the attacker less
+        than a training sample cost the defender.
         """
 
     @_builtins.property
