@@ -244,6 +244,7 @@ def _attack(
         total_count=len(indices),
         recorded=recorded.values(),
         seconds_per_query=clean.seconds_per_query,
+        check_maximum=int(spec.attack_parameters.get("max_iterations", 1)),
     )
     left = torch.tensor([index for index in indices.tolist() if index not in recorded], dtype=torch.int64)
     correct = clean.predictions[left] == dataset.test.labels[left]

@@ -44,14 +44,22 @@ class Samples:
 class Journal:
     """Gathers outcomes and hands them to the ledger in slices of time, with the samples in flight.
 
-    `recorded` are the verdicts of earlier attempts: the progress goes on where theirs stopped.
+    `recorded` are the verdicts of earlier attempts: the progress goes on where theirs stopped. `check_maximum` is the
+    number of checks after which the attack gives up on a sample.
     """
 
     def __init__(
-        self, ledger: Ledger, *, total_count: int, recorded: Iterable[Verdict], seconds_per_query: float
+        self,
+        ledger: Ledger,
+        *,
+        total_count: int,
+        recorded: Iterable[Verdict],
+        seconds_per_query: float,
+        check_maximum: int,
     ) -> None:
         self._ledger = ledger
         self._total_count = total_count
+        self._check_maximum = check_maximum
         self._seconds_per_query = seconds_per_query
         self._outcomes: list[Outcome] = []
         self._counts = Counter(recorded)
@@ -71,13 +79,16 @@ class Journal:
         if not now and moment - self._recorded_at < _RECORD_EVERY_SECONDS:
             return
         self._recorded_at = moment
-        self._ledger.record(self._outcomes, in_flight(), self._seconds_per_query)
+        flying = in_flight()
+        self._ledger.record(self._outcomes, flying, self._seconds_per_query)
         self._outcomes = []
         done_count = self._counts.total()
-        attacked_count = self._attacked_count - self._earlier_count
+        # Most samples of a batch end together at its last check: until then the checks behind them count in part.
+        partly = sum(sample.check_count for sample in flying) / self._check_maximum
+        attacked = self._attacked_count - self._earlier_count + partly
         remaining_seconds = None
-        if attacked_count:
-            remaining_seconds = (moment - self._begin) / attacked_count * (self._total_count - done_count)
+        if attacked:
+            remaining_seconds = (moment - self._begin) / attacked * (self._total_count - done_count - partly)
         self._ledger.progress(
             Progress(
                 Phase.ATTACKING,

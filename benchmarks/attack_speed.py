@@ -74,7 +74,13 @@ def main() -> None:
 
     def native() -> Tensor:
         ledger = MemoryLedger()
-        journal = Journal(ledger, total_count=len(images), recorded=(), seconds_per_query=0.0)
+        journal = Journal(
+            ledger,
+            total_count=len(images),
+            recorded=(),
+            seconds_per_query=0.0,
+            check_maximum=options.iterations,
+        )
         for rows in torch.arange(len(images)).split(options.batch):
             x, y = images[rows.to(device)], labels[rows.to(device)]
             samples = Samples(rows, x.cpu(), y.cpu(), y.cpu(), torch.zeros(len(rows)))

@@ -288,7 +288,7 @@ class Evaluation:
                 self._show_job(job)
             case BatchArrived(batch):
                 self.outcomes.add(batch)
-                self._view.seconds_per_sample = self.outcomes.charged_seconds / max(1, len(self.outcomes))
+                self._view.seconds_per_sample = self.outcomes.seconds_per_sample
             case JobEnded(end):
                 self._show_job(end.attack_job)
                 if end.attack_job.state == _FAILED:

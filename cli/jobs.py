@@ -126,7 +126,7 @@ def follow(job_id: str, csv_path: Path | None, quiet: bool, attack_address: str)
                         view.job = job
                     case BatchArrived(batch):
                         outcomes.add(batch)
-                        view.seconds_per_sample = outcomes.charged_seconds / len(outcomes) if len(outcomes) else 0.0
+                        view.seconds_per_sample = outcomes.seconds_per_sample
                     case StreamResumed(sentence):
                         display.note(sentence)
                     case StreamBroken(_, error):

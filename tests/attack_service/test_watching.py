@@ -12,7 +12,7 @@ from attack_service.attacks.iterates import Iterate
 from attack_service.attacks.pgd import pgd
 from attack_service.errors import IntegrityViolated
 from attack_service.jobs import MemoryLedger
-from attack_service.outcomes import Outcome, Verdict
+from attack_service.outcomes import InFlight, Outcome, Verdict
 from attack_service.watching import Journal, Samples, Watch, follow, misclassified
 
 
@@ -35,7 +35,7 @@ def iterate_of(rows: list[int], predictions: list[int], query_count: int) -> Ite
 
 
 def watch_of(samples: Samples, ledger: MemoryLedger, clock) -> tuple[Watch, Journal]:
-    journal = Journal(ledger, total_count=len(samples), recorded=(), seconds_per_query=0.125)
+    journal = Journal(ledger, total_count=len(samples), recorded=(), seconds_per_query=0.125, check_maximum=10)
     return Watch(samples, clock, journal), journal
 
 
@@ -69,7 +69,7 @@ def test_the_seconds_of_all_samples_add_up_to_the_measured_ones(
     images = torch.rand(10, 1, 2, 2, generator=torch.Generator().manual_seed(3))
     labels = model(images).argmax(dim=1)
     ledger, measured = MemoryLedger(), 0.0
-    journal = Journal(ledger, total_count=10, recorded=(), seconds_per_query=1.0)
+    journal = Journal(ledger, total_count=10, recorded=(), seconds_per_query=1.0, check_maximum=10)
     for rows in torch.arange(10).split(batch_size):
         clock = ticking_clock()
         samples = Samples(rows, images[rows], labels[rows], labels[rows], torch.zeros(len(rows)))
@@ -86,6 +86,16 @@ def test_the_seconds_of_all_samples_add_up_to_the_measured_ones(
     ]
     assert sum(spent) == pytest.approx(measured)
     assert {outcome.verdict for outcome in ledger.outcomes} == {Verdict.FAILED, Verdict.SURVIVED}
+
+
+def test_checks_of_samples_in_flight_count_towards_the_time_that_remains(monkeypatch) -> None:
+    """8 of 10 samples are half way after 20 seconds, so the other 6 samples' worth will take 30."""
+    moments = iter([0.0, 20.0])
+    monkeypatch.setattr("attack_service.watching.time.monotonic", lambda: next(moments))
+    ledger = MemoryLedger()
+    journal = Journal(ledger, total_count=10, recorded=(), seconds_per_query=1.0, check_maximum=10)
+    journal.record(lambda: [InFlight(index, 5, 6, 5, 1.0) for index in range(8)])
+    assert ledger.progress_history[-1].remaining_seconds == pytest.approx(30.0)
 
 
 def test_rows_that_an_engine_keeps_computing_after_they_failed_are_charged_nothing(ticking_clock) -> None:

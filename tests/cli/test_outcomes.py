@@ -29,7 +29,7 @@ def batch(sequence: int, *samples: tuple[int, int, int, int], shard: int = 0) ->
         made.seconds_upper.append(upper / 100 if upper >= 0 else math.inf)
         made.clean_seconds.append(0.001)
         for column in ("label", "clean_prediction", "adversarial_prediction", "distance_l0", "check_count"):
-            getattr(made, column).append(3)
+            getattr(made, column).append(3 if upper else 0)
         made.distance_l2.append(0.5)
         made.distance_linf.append(0.1)
     return made
@@ -70,6 +70,13 @@ def test_a_survivor_has_no_upper_bound_and_a_misclassified_sample_has_zero(tmp_p
     outcomes = ReceivedOutcomes()
     outcomes.add(batch(0, SURVIVED, MISCLASSIFIED))
     assert outcomes.charged_seconds == pytest.approx(0.11)
+
+
+def test_a_misclassified_sample_does_not_make_the_others_look_cheaper() -> None:
+    outcomes = ReceivedOutcomes()
+    assert outcomes.seconds_per_sample == 0
+    outcomes.add(batch(0, SURVIVED, MISCLASSIFIED))
+    assert outcomes.seconds_per_sample == pytest.approx(0.11)
 
 
 def test_a_repeated_batch_changes_nothing() -> None:

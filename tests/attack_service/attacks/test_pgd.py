@@ -24,7 +24,7 @@ EPSILON, STEP, STEP_COUNT = 0.2, 0.03, 12
 def watched(images: Tensor, labels: Tensor, batch_size: int, clock_type, attack) -> list[Outcome]:
     """The outcomes of an attack, `attack(images, labels)`, on samples that are all classified correctly."""
     ledger = MemoryLedger()
-    journal = Journal(ledger, total_count=len(images), recorded=(), seconds_per_query=1.0)
+    journal = Journal(ledger, total_count=len(images), recorded=(), seconds_per_query=1.0, check_maximum=10)
     for rows in torch.arange(len(images)).split(batch_size):
         samples = Samples(rows, images[rows], labels[rows], labels[rows], torch.zeros(len(rows)))
         watch = Watch(samples, clock_type(), journal)
