@@ -28,7 +28,7 @@ $(INSTALLED): constraints.txt pyproject.toml
 	@touch $@
 
 test: $(INSTALLED) lint  ## Lint, check types and contracts, run every test but the slow ones and those for a GPU.
-	$(BIN)/python -m pytest -m 'not slow and not gpu' $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu' $(PYTEST)
 
 test-slow: $(INSTALLED)  ## Run the slow tests too.
 	$(BIN)/python -m pytest -m 'not gpu' $(PYTEST)

@@ -220,7 +220,7 @@ def resolve(spec: AttackSpec) -> AttackSpec:
         raise InvalidSpecification(
             "spec.sample_count",
             f"sample_count is {sample_count}, but the test split of {dataset} has "
-            f"{described.test_sample_count} samples",
+            f"{described.test_sample_count} samples; ask for at most that many",
         )
     attack_parameters = _attack_parameters(attack, norm, spec.attack_parameters)
     if engine == "art" and attack_parameters.get("random_start"):

@@ -8,6 +8,7 @@ import hashlib
 import pickle
 import shutil
 import socket
+import textwrap
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -211,8 +212,8 @@ def _impatient_sockets() -> Iterator[None]:
 
 
 def _sentence(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text[:200].rstrip(".") if text else type(error).__name__
+    text = str(error)
+    return textwrap.shorten(text, 200, placeholder=" …").rstrip(".") or type(error).__name__
 
 
 def _image_folder(root: Path, image_size: int) -> Dataset:

@@ -34,7 +34,7 @@ def limitations(
         *_of_conclusions(conclusions),
         *_of_jobs(jobs),
         *_of_devices(jobs),
-        *_of_counts(jobs, surviving_share),
+        *_of_counts(jobs, surviving_share, fitted=any(fit.status is Status.OK for _, those in fits for fit in those)),
         *_of_fits(fits),
         *_of_pooling(jobs, fits, shared_images),
         *_of_models(jobs),
@@ -88,7 +88,7 @@ def _of_devices(jobs: Sequence[tuple[JobFacts, OutcomeTable]]) -> Iterator[str]:
         )
 
 
-def _of_counts(jobs: Sequence[tuple[JobFacts, OutcomeTable]], surviving_share: float) -> Iterator[str]:
+def _of_counts(jobs: Sequence[tuple[JobFacts, OutcomeTable]], surviving_share: float, *, fitted: bool) -> Iterator[str]:
     failed = sum(table.failed_count for _, table in jobs)
     at_risk = failed + sum(table.survived_count for _, table in jobs)
     misclassified = sum(table.misclassified_count for _, table in jobs)
@@ -111,7 +111,7 @@ def _of_counts(jobs: Sequence[tuple[JobFacts, OutcomeTable]], surviving_share: f
             outlived = "had not failed when their attack ended or was canceled"
         beyond = ", so the median lies beyond what was observed" if surviving_share > 0.5 else ""
         yield f"{percent(censored)} of the samples at risk {outlived}{beyond}"
-    if censored > NOTABLE_SHARE:
+    if fitted and censored > NOTABLE_SHARE:
         quotable = "the median and the restricted mean are the ones to quote"
         if surviving_share > 0.5:
             quotable = "the restricted mean is the one to quote"
@@ -146,8 +146,10 @@ def _of_fits(fits: Sequence[tuple[Clock, tuple[Fit, ...]]]) -> Iterator[str]:
                 refused.setdefault(fit.status_message, []).append(name)
     for message, names in doubtful.items():
         yield f"{', '.join(names)}: {message}"
+    fit_count = sum(len(those) for _, those in fits)
     for message, names in refused.items():
-        yield f"no fit ({', '.join(names)}): {message}"
+        which = "no fit" if len(names) == fit_count else f"no fit ({', '.join(names)})"
+        yield f"{which}: {message}"
 
 
 def _of_pooling(

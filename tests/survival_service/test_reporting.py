@@ -125,6 +125,9 @@ def test_a_one_shot_attack_gets_a_failure_share_a_rate_and_no_curve(job: Job) ->
     assert {fit.status for r in report.clock_reports for fit in r.fits} == {Status.SINGLE_CHECK}
     assert any("checked once" in sentence for sentence in report.limitations)
     assert sum("checked once" in sentence for sentence in report.limitations) == 1
+    text = " ".join(report.limitations)
+    assert "No fit: every sample was checked once" in text
+    assert "the fits assume" not in text.lower()
 
 
 @pytest.mark.parametrize(
