@@ -8,7 +8,7 @@ INSTALLED := .venv/installed
 # Waiting OpenMP threads that spin take the cores from the processes that work: attacks get ten times slower.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: evaluate test test-slow test-gpu lint protos docs lock install clean help
+.PHONY: evaluate test test-slow test-gpu lint protos lock install clean help
 
 help:            ## Say what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14

@@ -11,21 +11,19 @@ from survival_service.jobs import JobFacts
 from survival_service.observations import Clock, Observations, OutcomeTable
 
 
-def pooled(
-    jobs: Sequence[tuple[JobFacts, OutcomeTable]], clock: Clock, *, include_in_flight: bool = True
-) -> Observations:
+def pooled(jobs: Sequence[tuple[JobFacts, OutcomeTable]], clock: Clock) -> Observations:
     """The observations of all jobs. One job is its count table; of several, each sample keeps its row.
 
     An image that is attacked in several jobs is one cluster, so that its rows are not taken as independent.
     """
     if len(jobs) == 1:
-        return jobs[0][1].observations(clock, include_in_flight=include_in_flight)
+        return jobs[0][1].observations(clock)
     levels, names = job_covariates([facts for facts, _ in jobs])
     parts: list[Observations] = []
     images: list[tuple[str, str, int]] = []
     job_of_row: list[int] = []
     for j, (facts, table) in enumerate(jobs):
-        rows, samples = table.rows(clock, include_in_flight=include_in_flight)
+        rows, samples = table.rows(clock)
         parts.append(rows)
         job_of_row.extend([j] * samples.size)
         images.extend((facts.dataset, facts.dataset_digest, sample) for sample in samples.tolist())

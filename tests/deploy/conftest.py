@@ -119,17 +119,14 @@ def is_program() -> Callable[[list[str]], bool]:
 
 
 @pytest.fixture(scope="session")
-def tool(project: dict[str, Any]) -> Callable[[str, str], str]:
-    """`tool(program, package)` is the path of a program of the environment. Skips the test where it is optional."""
+def tool() -> Callable[[str, str], str]:
+    """`tool(program, package)` is the path of a program of the environment, which brings it with `package`."""
 
     def find(program: str, package: str) -> str:
         path = Path(sys.executable).parent / program
         if path.exists():
             return os.fspath(path)
-        declared = any(line.startswith(package) for line in project["project"]["optional-dependencies"]["dev"])
-        if declared:
-            pytest.fail(f"{package} is a development dependency and is not installed; run `make install`")
-        pytest.skip(f"{package} is not installed")
+        pytest.fail(f"{package} is a development dependency and is not installed; run `make install`")
 
     return find
 
