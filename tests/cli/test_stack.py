@@ -266,7 +266,7 @@ def test_a_standing_stack_from_up_to_down(afrctl: Any, wait_until: Any) -> None:
 
 
 @linux
-def test_down_ends_every_process(afrctl: Any) -> None:
+def test_down_ends_every_process(afrctl: Any, wait_until: Any) -> None:
     """A member that has died by itself leaves its children to `down` as well."""
     folder = afrctl.folder / "state" / "afr" / "stack"
     folder.mkdir(parents=True)
@@ -276,8 +276,7 @@ def test_down_ends_every_process(afrctl: Any) -> None:
                   environment=environment, outlives_us=True)  # fmt: skip
     member = Member("worker", child.process.pid, start_mark(child.process.pid), str(child.log))
     write_record(folder, StandingStack("127.0.0.1:1", "127.0.0.1:2", (member,)))
-    while len(afrctl.processes()) < 2:
-        time.sleep(0.05)
+    wait_until(lambda: len(afrctl.processes()) >= 2)
     assert afrctl("down").stdout == "the stack is stopped\n"
     child.process.wait()
     assert afrctl.processes() == []
