@@ -205,4 +205,7 @@ def _jobs(report: Report) -> Markup:
 def _footer(report: Report) -> Markup:
     made = f"{report.create_time.ToDatetime():%Y-%m-%d %H:%M} UTC" if report.HasField("create_time") else ""
     about = f"Report {report.report_id} made {made}." if made else f"Report {report.report_id}."
-    return element("p", f"{about} The numbers are in report.json beside this page, one row a sample in outcomes.csv.")
+    beside = (
+        "The numbers are in report.json beside this page; afrctl evaluate writes one row a sample into outcomes.csv."
+    )
+    return element("p", f"{about} {beside}")
