@@ -29,7 +29,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
     # Late, so that `--help` and mistakes are answered at once.
-
     from survival_service.adapters.server import CannotServe, run
 
     try:

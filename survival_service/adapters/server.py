@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import threading
 
@@ -12,6 +11,7 @@ from afr.rpc.server import PortTaken, serve
 from afr.survival.v1 import survival_service_pb2 as pb
 from afr.survival.v1 import survival_service_pb2_grpc as pb_grpc
 
+from survival_service import nonparametric
 from survival_service.adapters.attack_client import AttackClient
 from survival_service.adapters.errors import TABLE
 from survival_service.adapters.report_store import ReportStore
@@ -66,6 +66,6 @@ async def run(settings: Settings) -> None:
 def preload() -> None:
     """Import what takes seconds, behind the back of the first report."""
     try:
-        importlib.import_module("lifelines")
+        nonparametric.load()
     except Exception:
         _log.exception("lifelines cannot be imported")
