@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from afr.outcome.v1.outcome_pb2 import OutcomeBatch
     from afr.survival.v1.survival_service_pb2 import CreateReportRequest, Report, ReportProgress
 
-PATIENCE_SECONDS = 30.0
+_PATIENCE_SECONDS = 30.0
 """How long a stream that has broken off is tried again before the command gives up."""
 
 
@@ -114,7 +114,7 @@ class Feed:
         """The events of the whole stream, over all its calls."""
         raise NotImplementedError
 
-    def _responses(self, open_call: Callable[[], Any], patience_seconds: float) -> Iterator[Any]:
+    def _responses(self, open_call: Callable[[], Any]) -> Iterator[Any]:
         """The responses of one stream, opened again while the server cannot be reached."""
         import grpc
 
@@ -130,7 +130,7 @@ class Feed:
                 return
             except grpc.RpcError as error:
                 now = time.monotonic()
-                patient = broken_since is None or now - broken_since < patience_seconds
+                patient = broken_since is None or now - broken_since < _PATIENCE_SECONDS
                 if error.code() != grpc.StatusCode.UNAVAILABLE or not patient or self._stopped.is_set():
                     raise self._server.problem(error) from error
                 if broken_since is None:
@@ -143,11 +143,9 @@ class Feed:
 class OutcomeFeed(Feed):
     """Follows `StreamOutcomes` of one job to its end; a new call continues after the last response."""
 
-    def __init__(
-        self, server: AttackServer, job_id: str, events: queue.SimpleQueue[Event], patience: float = PATIENCE_SECONDS
-    ) -> None:
+    def __init__(self, server: AttackServer, job_id: str, events: queue.SimpleQueue[Event]) -> None:
         super().__init__("outcomes", events, server)
-        self._stub, self._job_id, self._token, self._patience = server.stub, job_id, "", patience
+        self._stub, self._job_id, self._token = server.stub, job_id, ""
 
     def read(self) -> Iterator[Event]:
         from afr.attack.v1.attack_service_pb2 import StreamOutcomesRequest
@@ -157,7 +155,7 @@ class OutcomeFeed(Feed):
                 StreamOutcomesRequest(attack_job_id=self._job_id, resume_token=self._token)
             )
 
-        for response in self._responses(open_call, self._patience):
+        for response in self._responses(open_call):
             if isinstance(response, StreamResumed):
                 yield response
                 continue
@@ -176,18 +174,12 @@ class OutcomeFeed(Feed):
 class ReportFeed(Feed):
     """Follows `CreateReport` to the report; a new call reads everything again."""
 
-    def __init__(
-        self,
-        server: SurvivalServer,
-        request: CreateReportRequest,
-        events: queue.SimpleQueue[Event],
-        patience: float = PATIENCE_SECONDS,
-    ) -> None:
+    def __init__(self, server: SurvivalServer, request: CreateReportRequest, events: queue.SimpleQueue[Event]) -> None:
         super().__init__("report", events, server)
-        self._stub, self._request, self._patience = server.stub, request, patience
+        self._stub, self._request = server.stub, request
 
     def read(self) -> Iterator[Event]:
-        for response in self._responses(lambda: self._stub.CreateReport(self._request), self._patience):
+        for response in self._responses(lambda: self._stub.CreateReport(self._request)):
             if isinstance(response, StreamResumed):
                 yield response
                 continue

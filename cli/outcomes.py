@@ -34,10 +34,8 @@ class ReceivedOutcomes:
         self._rows: dict[tuple[int, int], tuple[object, ...]] = {}
         self._next_sequence: dict[int, int] = {}
         self._checksum = 0
-        self.charged_seconds = 0.0
+        self._charged_seconds = 0.0
         self._attacked_count = 0
-        self.in_flight_count = 0
-        self._in_flight: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -45,7 +43,7 @@ class ReceivedOutcomes:
     @property
     def seconds_per_sample(self) -> float:
         """Mean device seconds of the samples that were attacked; 0 before the first."""
-        return self.charged_seconds / max(1, self._attacked_count)
+        return self._charged_seconds / max(1, self._attacked_count)
 
     def add(self, batch: OutcomeBatch) -> None:
         """Take in a batch. Raises `Problem` if one before it is missing."""
@@ -66,11 +64,9 @@ class ReceivedOutcomes:
             text = f"{row[0]}:{row[1]}:{named['query_count_lower']}:{named['query_count_upper']}"
             self._checksum += int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
             upper = named["seconds_upper"]
-            self.charged_seconds += upper if math.isfinite(upper) else named["seconds_lower"]
+            self._charged_seconds += upper if math.isfinite(upper) else named["seconds_lower"]
             self._attacked_count += named["check_count"] > 0
             self._rows[key] = row
-        self._in_flight[batch.shard_index] = len(batch.in_flight.sample_index)
-        self.in_flight_count = sum(self._in_flight.values())
 
     def verify(self, end: End) -> None:
         """Raise `Problem` unless everything that the server has recorded has arrived."""
