@@ -9,8 +9,8 @@ Trains a small network on digits for an epoch, then times three ways to attack t
 - art: adversarial-robustness-toolbox's own loop on the same frozen model, without any watching, and on the model as it
   was trained (batch norms not folded, gradients of the weights computed), which is how it is used by itself.
 
-Ratios are medians over repeats of one run; absolute times are this machine's at this moment. Both engines must fool the
-same samples, or the script fails.
+Ratios are medians over repeats of one run; absolute times are this machine's at this moment. The script fails if the
+toolbox fools a sample that the native engine does not.
 """
 
 from __future__ import annotations

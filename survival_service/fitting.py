@@ -22,7 +22,7 @@ from survival_service.predictions import FittedTime
 
 INTERCEPT = "intercept"
 USABLE = "the fit can be used"
-# Fewer failures than this a parameter, and a fit is refused; up to ten a parameter, a report warns of it.
+# Fewer failures than this a parameter, and a fit is refused. A floor: a report warns of many more (`limitations`).
 FAILURES_PER_PARAMETER = 2
 # As many clusters as parameters leave no degree of freedom for the sandwich, and up to twice as many hardly any; from
 # fewer than this its errors are known to come out too small.
@@ -101,8 +101,8 @@ def fit(
 
     Constant and collinear covariates are dropped and named. With clusters the covariance is the clustered sandwich
     (Huber 1967, with G/(G-1)), otherwise the inverse information; where the clusters are too few for either to be
-    trusted, the status message says so. `start`, an earlier fit with the same covariates,
-    saves iterations and changes nothing else.
+    trusted, the status message says so. `start`, an earlier fit with the same covariates, saves iterations and changes
+    nothing else.
     """
     kept, aliased = independent_columns(observations.covariates, observations.names, observations.weight)
     names = tuple(observations.names[j] for j in kept)
