@@ -33,15 +33,14 @@ def outcome(sample_index: int) -> Outcome:
 
 def run(job: AttackJob, ledger: Ledger, *, store_root: Path, data_root: Path, device: str) -> State:
     """Finish a sample every few milliseconds, in an order that is not that of their indices."""
-    match job.spec.seed:
-        case 1001:
-            os.kill(os.getpid(), signal.SIGKILL)
-        case 1002:
-            raise ZeroDivisionError("a defect with a secret in its text")
-        case 1003:
-            raise DatasetUnavailable("the dataset is not there; give --data-root")
-        case 1004:
-            time.sleep(600)
+    if job.spec.seed == POISON:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job.spec.seed == DEFECT:
+        raise ZeroDivisionError("a defect with a secret in its text")
+    if job.spec.seed == USER_MISTAKE:
+        raise DatasetUnavailable("the dataset is not there; give --data-root")
+    if job.spec.seed == DEAF:
+        time.sleep(600)
     if "torch" in sys.modules:
         raise AssertionError("the parent loaded torch")
     ledger.model_ready(ModelRecord("weights", 1.0, 10, 1, 0.9, 10, 1000, 10, "cpu"), "dataset")

@@ -62,7 +62,7 @@ def test_the_installer_is_the_one_of_the_makefile(root: Path) -> None:
 
 
 def test_the_worker_gets_the_gpu_extra_and_nothing_else_does(
-    root: Path, instructions: Instructions, project: dict[str, Any]
+    instructions: Instructions, project: dict[str, Any]
 ) -> None:
     extras = project["project"]["optional-dependencies"]
     assert any(rest.endswith("--extra gpu") for _, rest in instructions("Dockerfile.gpu"))

@@ -91,7 +91,7 @@ def test_what_a_run_says_about_itself_is_in_the_job(jobs, job_id) -> None:
     assert (job.attempt_count, job.start_time is not None, job.end_time) == (1, True, None)
 
 
-def test_progress_is_thinned_out(jobs, job_id, client) -> None:
+def test_progress_is_thinned_out(jobs, job_id) -> None:
     ledger = jobs.begin(job_id)
     for done in range(200):
         ledger.progress(Progress(Phase.TRAINING, done, 1000))
