@@ -325,7 +325,7 @@ class Evaluation:
             self._display.note(describe_model(job))
         for warning in job.warnings:
             # That there is no worker is no news while our own is starting; its death is noticed otherwise.
-            if warning not in self._said and not (self._located.own and "worker" in warning):
+            if warning not in self._said and not (self._located.own and "no worker" in warning):
                 self._said.add(warning)
                 self._display.note(f"note: {warning}")
 
