@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import signal
@@ -15,7 +14,18 @@ from pathlib import Path
 
 from cli.errors import Problem
 
-_PR_SET_PDEATHSIG = 1
+# Asks the kernel for SIGKILL when the parent dies (PR_SET_PDEATHSIG), and becomes the program. It is a program and no
+# `preexec_fn`: gRPC's threads do not survive a fork, and what it starts in their place complains into the child's log.
+_DIE_WITH_PARENT = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() != int(sys.argv[1]):
+    os._exit(1)  # the parent died before the request: nobody is left to be told
+try:
+    os.execv(sys.argv[2], sys.argv[2:])
+except OSError as error:
+    sys.exit(f"error: cannot run {sys.argv[2]}: {error.strerror}")
+"""
 _ORDINARY = re.compile(r"^\d{4}-\d\d-\d\d [\d:,.]+ (DEBUG|INFO|WARNING) |^\d+:[A-Z] .* [*.-] ")
 """A line of our services' logs, or of Redis's, that tells of no death."""
 
@@ -62,16 +72,22 @@ def spawn(
     out, log = folder / f"{stem}.out", folder / f"{stem}.log"
     with out.open("wb") as output, log.open("ab") as errors:
         process = subprocess.Popen(
-            list(command),
+            list(command) if outlives_us else _dying_with_us(command),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=errors,
             env=dict(environment),
             start_new_session=outlives_us,
             process_group=None if outlives_us else 0,
-            preexec_fn=None if outlives_us else _death_with_parent(),
         )
     return Child(name, process, out, log)
+
+
+def _dying_with_us(command: Sequence[str]) -> list[str]:
+    """The command, killed with us where the kernel can do that."""
+    if not sys.platform.startswith("linux"):
+        return list(command)
+    return [sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid()), *command]
 
 
 def ready_line(out: Path) -> str | None:
@@ -117,20 +133,3 @@ def kill_group(leader: int) -> None:
     except (ProcessLookupError, PermissionError):
         # macOS says EPERM for a group whose only members are zombies.
         return
-
-
-def _death_with_parent() -> Callable[[], None] | None:
-    """What makes a forked child die with its parent; None where the kernel cannot do that."""
-    if not sys.platform.startswith("linux"):
-        return None
-    # Loaded here: between fork and exec, with other threads around, nothing may be imported.
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    parent = os.getpid()
-
-    def request() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            # The parent died before the request: nobody is left to be told.
-            os._exit(1)
-
-    return request
