@@ -131,7 +131,9 @@ class Feed:
             except grpc.RpcError as error:
                 now = time.monotonic()
                 patient = broken_since is None or now - broken_since < _PATIENCE_SECONDS
-                if error.code() != grpc.StatusCode.UNAVAILABLE or not patient or self._stopped.is_set():
+                # A server that stops cancels calls that reach it on the way out.
+                passing = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+                if not passing or not patient or self._stopped.is_set():
                     raise self._server.problem(error) from error
                 if broken_since is None:
                     broken_since = now

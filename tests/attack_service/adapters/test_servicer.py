@@ -371,7 +371,7 @@ def test_health_and_reflection_answer(server) -> None:
 
 
 def test_a_stopping_server_ends_streams_that_can_be_continued_elsewhere(
-    server, module_redis_url, start_process, worker_client, make_outcome
+    server, module_redis_url, start_process, worker_client, make_outcome, wait_until
 ) -> None:
     with open_channel(server.address) as channel:
         stub = rpc.AttackServiceStub(channel)
@@ -382,7 +382,8 @@ def test_a_stopping_server_ends_streams_that_can_be_continued_elsewhere(
 
         def follow() -> None:
             try:
-                seen.extend(iter(stream(stub, job_id)))
+                for message in stream(stub, job_id):
+                    seen.append(message)  # noqa: PERF402 (another thread looks on)
             except grpc.RpcError as error:
                 caught.append(failure_of(error))
 
@@ -393,6 +394,8 @@ def test_a_stopping_server_ends_streams_that_can_be_continued_elsewhere(
             token = message.resume_token if message.HasField("outcome_batch") else ""
         follower = threading.Thread(target=follow)
         follower.start()
+        # A call that comes while the server stops is not one that it had begun to answer.
+        wait_until(lambda: seen)
         began = time.monotonic()
         server.signal(signal.SIGTERM)
         with pytest.raises(grpc.RpcError) as ended:
