@@ -74,6 +74,7 @@ class AttackJob(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     ATTEMPT_COUNT_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    TIMING_VIOLATIONS_FIELD_NUMBER: _builtins.int
     attack_job_id: _builtins.str
     """The identifier of the job, assigned by the server."""
     state: Global___AttackJob.State.ValueType
@@ -112,6 +113,12 @@ class AttackJob(_message.Message):
         model that is barely better than chance.
         """
 
+    @_builtins.property
+    def timing_violations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why the seconds of this job mean nothing, a sentence each, such as another
+        process on the same device. Counts of queries and gradients are not affected.
+        """
+
     def __init__(
         self,
         *,
@@ -126,10 +133,11 @@ class AttackJob(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         attempt_count: _builtins.int = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        timing_violations: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "model_record", b"model_record", "progress", b"progress", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack_job_id", b"attack_job_id", "attempt_count", b"attempt_count", "create_time", b"create_time", "end_time", b"end_time", "failure_message", b"failure_message", "model_record", b"model_record", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack_job_id", b"attack_job_id", "attempt_count", b"attempt_count", "create_time", b"create_time", "end_time", b"end_time", "failure_message", b"failure_message", "model_record", b"model_record", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state", "timing_violations", b"timing_violations", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -288,6 +296,12 @@ class AttackSpec(_message.Message):
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     DEFENCE_FIELD_NUMBER: _builtins.int
     DEFENCE_PARAMETERS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    PROGRAM_FIELD_NUMBER: _builtins.int
+    TRAINING_SECONDS_FIELD_NUMBER: _builtins.int
+    TRAINING_SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    SHARD_COUNT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The architecture, in kebab-case, for example `resnet50`. Required."""
     dataset: _builtins.str
@@ -316,6 +330,33 @@ class AttackSpec(_message.Message):
     """The most samples attacked together in one batch."""
     defence: _builtins.str
     """The defence in front of the model, in kebab-case; `none` without one."""
+    weights: _builtins.str
+    """Attack torchvision's own weights of this name, for example
+    `IMAGENET1K_V2`, instead of training. At most one of `weights`,
+    `checkpoint` and `program` may be set.
+    """
+    checkpoint: _builtins.str
+    """Attack the weights in this file of the worker: `.safetensors`, or `.pt`
+    with nothing but tensors in it.
+    """
+    program: _builtins.str
+    """Attack the program in this file of the worker, written by `torch.export`.
+    It takes float32 images in [0, 1], (n, channels, height, width), and returns
+    (n, classes) logits.
+    """
+    training_seconds: _builtins.float
+    """What training the weights, the checkpoint or the program cost, all epochs, in
+    device seconds. 0 if it is not known: then there is no cost-normalised
+    failure rate.
+    """
+    training_sample_count: _builtins.int
+    """The number of samples that the weights, the checkpoint or the program were
+    trained on; 0 if it is not known.
+    """
+    shard_count: _builtins.int
+    """Into how many shards the samples are divided. Each is run by one worker, and
+    as many run at once as there are workers.
+    """
     @_builtins.property
     def attack_parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Parameters of the attack by name, as `ListAttacks` describes them. What is
@@ -343,10 +384,16 @@ class AttackSpec(_message.Message):
         batch_size: _builtins.int = ...,
         defence: _builtins.str = ...,
         defence_parameters: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        weights: _builtins.str = ...,
+        checkpoint: _builtins.str = ...,
+        program: _builtins.str = ...,
+        training_seconds: _builtins.float = ...,
+        training_sample_count: _builtins.int = ...,
+        shard_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "attack_parameters", b"attack_parameters", "batch_size", b"batch_size", "dataset", b"dataset", "defence", b"defence", "defence_parameters", b"defence_parameters", "engine", b"engine", "epoch_count", b"epoch_count", "image_size", b"image_size", "model", b"model", "norm", b"norm", "sample_count", b"sample_count", "seed", b"seed", "stem", b"stem"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "attack_parameters", b"attack_parameters", "batch_size", b"batch_size", "checkpoint", b"checkpoint", "dataset", b"dataset", "defence", b"defence", "defence_parameters", b"defence_parameters", "engine", b"engine", "epoch_count", b"epoch_count", "image_size", b"image_size", "model", b"model", "norm", b"norm", "program", b"program", "sample_count", b"sample_count", "seed", b"seed", "shard_count", b"shard_count", "stem", b"stem", "training_sample_count", b"training_sample_count", "training_seconds", b"training_seconds", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -369,6 +416,10 @@ class ModelRecord(_message.Message):
     CLASS_COUNT_FIELD_NUMBER: _builtins.int
     FROM_STORE_FIELD_NUMBER: _builtins.int
     TEST_SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    DEFENDED_ACCURACY_FIELD_NUMBER: _builtins.int
+    CLEAN_REJECTION_SHARE_FIELD_NUMBER: _builtins.int
+    RANDOMIZED_FIELD_NUMBER: _builtins.int
+    TRAINING_COST_KNOWN_FIELD_NUMBER: _builtins.int
     weights_digest: _builtins.str
     """The SHA-256 of the weights, in hexadecimal; the key in the model store."""
     training_sample_count: _builtins.int
@@ -389,6 +440,19 @@ class ModelRecord(_message.Message):
     """Whether the model was taken from the store, not trained by this job."""
     test_sample_count: _builtins.int
     """The number of samples that `clean_accuracy` was measured on."""
+    defended_accuracy: _builtins.float
+    """The share of the test split that the model classifies correctly behind its
+    defence, in [0, 1]; what the defence rejects is not correct. Equals
+    `clean_accuracy` without a defence.
+    """
+    clean_rejection_share: _builtins.float
+    """The share of clean test samples on which the defence abstains, in [0, 1]."""
+    randomized: _builtins.bool
+    """Whether the defence answers by chance."""
+    training_cost_known: _builtins.bool
+    """Whether the cost of training is known. It is for models that were trained
+    here.
+    """
     @_builtins.property
     def training_duration(self) -> _duration_pb2.Duration:
         """Time spent training, all epochs."""
@@ -407,10 +471,14 @@ class ModelRecord(_message.Message):
         class_count: _builtins.int = ...,
         from_store: _builtins.bool = ...,
         test_sample_count: _builtins.int = ...,
+        defended_accuracy: _builtins.float = ...,
+        clean_rejection_share: _builtins.float = ...,
+        randomized: _builtins.bool = ...,
+        training_cost_known: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["training_duration", b"training_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack_device_name", b"attack_device_name", "class_count", b"class_count", "clean_accuracy", b"clean_accuracy", "epoch_count", b"epoch_count", "from_store", b"from_store", "parameter_count", b"parameter_count", "test_sample_count", b"test_sample_count", "training_device_name", b"training_device_name", "training_duration", b"training_duration", "training_sample_count", b"training_sample_count", "weights_digest", b"weights_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack_device_name", b"attack_device_name", "class_count", b"class_count", "clean_accuracy", b"clean_accuracy", "clean_rejection_share", b"clean_rejection_share", "defended_accuracy", b"defended_accuracy", "epoch_count", b"epoch_count", "from_store", b"from_store", "parameter_count", b"parameter_count", "randomized", b"randomized", "test_sample_count", b"test_sample_count", "training_cost_known", b"training_cost_known", "training_device_name", b"training_device_name", "training_duration", b"training_duration", "training_sample_count", b"training_sample_count", "weights_digest", b"weights_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -430,6 +498,8 @@ class ParameterSchema(_message.Message):
     MAXIMUM_FIELD_NUMBER: _builtins.int
     INTEGER_FIELD_NUMBER: _builtins.int
     DEFAULT_DERIVED_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    PAPER_VALUES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name, in snake_case."""
     description: _builtins.str
@@ -446,6 +516,12 @@ class ParameterSchema(_message.Message):
     """Whether only whole numbers are allowed."""
     default_derived: _builtins.bool
     """Whether the default depends on other parameters; `description` says how."""
+    unit: _builtins.str
+    """The unit, for example `length in the norm` or `steps`; empty for a switch."""
+    @_builtins.property
+    def paper_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The values that arXiv 2401.13751 tried; empty if it did not vary this one."""
+
     def __init__(
         self,
         *,
@@ -457,10 +533,12 @@ class ParameterSchema(_message.Message):
         maximum: _builtins.float = ...,
         integer: _builtins.bool = ...,
         default_derived: _builtins.bool = ...,
+        unit: _builtins.str = ...,
+        paper_values: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_derived", b"default_derived", "default_value", b"default_value", "description", b"description", "integer", b"integer", "maximum", b"maximum", "minimum", b"minimum", "minimum_exclusive", b"minimum_exclusive", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_derived", b"default_derived", "default_value", b"default_value", "description", b"description", "integer", b"integer", "maximum", b"maximum", "minimum", b"minimum", "minimum_exclusive", b"minimum_exclusive", "name", b"name", "paper_values", b"paper_values", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -507,10 +585,18 @@ class Attack(_message.Message):
     PARAMETERS_FIELD_NUMBER: _builtins.int
     NORMS_FIELD_NUMBER: _builtins.int
     ENGINES_FIELD_NUMBER: _builtins.int
+    ACCESS_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name, in kebab-case."""
     description: _builtins.str
     """What it does, and the paper it comes from."""
+    access: _builtins.str
+    """What the attacker sees of the model: `gradients`, `logits` or `decisions`;
+    empty for `none`, which attacks nothing.
+    """
+    failure: _builtins.str
+    """What counts as a failure, and what a check is."""
     @_builtins.property
     def parameters(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParameterSchema]:
         """Its parameters."""
@@ -531,10 +617,12 @@ class Attack(_message.Message):
         parameters: _abc.Iterable[Global___ParameterSchema] | None = ...,
         norms: _abc.Iterable[_builtins.str] | None = ...,
         engines: _abc.Iterable[_builtins.str] | None = ...,
+        access: _builtins.str = ...,
+        failure: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "engines", b"engines", "name", b"name", "norms", b"norms", "parameters", b"parameters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "description", b"description", "engines", b"engines", "failure", b"failure", "name", b"name", "norms", b"norms", "parameters", b"parameters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1103,22 +1191,64 @@ class ListModelsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODELS_FIELD_NUMBER: _builtins.int
+    TRAINED_MODELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]:
         """The architectures, smallest first."""
+
+    @_builtins.property
+    def trained_models(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainedModel]:
+        """The models in the stores of the workers, newest first."""
 
     def __init__(
         self,
         *,
         models: _abc.Iterable[Global___Model] | None = ...,
+        trained_models: _abc.Iterable[Global___TrainedModel] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "trained_models", b"trained_models"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
+
+@_typing.final
+class TrainedModel(_message.Message):
+    """A model in a worker's store, ready to be attacked without training."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEC_FIELD_NUMBER: _builtins.int
+    MODEL_RECORD_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def spec(self) -> Global___AttackSpec:
+        """What was trained: the fields of a specification that training depends on."""
+
+    @_builtins.property
+    def model_record(self) -> Global___ModelRecord:
+        """What it cost, and how accurate it is."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When training ended."""
+
+    def __init__(
+        self,
+        *,
+        spec: Global___AttackSpec | None = ...,
+        model_record: Global___ModelRecord | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "model_record", b"model_record", "spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "model_record", b"model_record", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrainedModel: _TypeAlias = TrainedModel  # noqa: Y015
 
 @_typing.final
 class ListAttacksRequest(_message.Message):
