@@ -322,7 +322,7 @@ def test_a_deadline_ends_a_stream_and_frees_the_server(stub, worker_client) -> N
     assert time.monotonic() - began < 10
 
     def reading() -> bool:
-        """Whether somebody waits for the job now; a reader waits again at once, so a moment without one proves nothing."""
+        """Whether somebody waits for news; whoever reads waits again at once, so a moment without proves nothing."""
         deadline = time.monotonic() + 0.5
         while time.monotonic() < deadline:
             if any("b" in connection["flags"] for connection in worker_client.client_list()):

@@ -1,0 +1,48 @@
+"""The device that computes, and the arithmetic it is held to."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from attack_service.errors import InvalidSpecification
+
+
+def choose_device(device: str) -> torch.device:
+    """The device named `cpu` or `cuda`, or for `auto` the best there is."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InvalidSpecification("device", "this machine has no CUDA device; start the worker with --device auto")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def device_name(device: torch.device) -> str:
+    """What a person calls the device, threads included: times mean nothing without it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+@contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """Keep float32 what it says: with tf32, which CUDA convolutions default to, other samples fail than on a CPU."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
