@@ -54,6 +54,16 @@ class AttackSpec:
     batch_size: int = 0
     defence: str = ""
     defence_parameters: Mapping[str, float] = field(default_factory=dict)
+    weights: str = ""
+    checkpoint: str = ""
+    program: str = ""
+    training_seconds: float = 0.0
+    training_sample_count: int = 0
+
+    @property
+    def brought(self) -> bool:
+        """Whether the model is the user's own or torchvision's, not one trained here."""
+        return bool(self.weights or self.checkpoint or self.program)
 
     @property
     def digest(self) -> str:
@@ -63,7 +73,11 @@ class AttackSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """A trained model, what it cost to make and costs to run. Accuracies are shares in [0, 1]."""
+    """A trained model, what it cost to make and costs to run. Accuracies are shares in [0, 1].
+
+    `training_evaluation_count` counts forward and backward evaluations, a sample each, over all epochs. What is not
+    known of a model that was trained elsewhere is 0, and `training_cost_known` tells whether its seconds are.
+    """
 
     weights_digest: str
     training_seconds: float
@@ -76,6 +90,8 @@ class ModelRecord:
     training_device_name: str
     attack_device_name: str = ""
     from_store: bool = False
+    training_cost_known: bool = True
+    training_evaluation_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,11 @@ def spec_to_proto(spec: AttackSpec) -> attack_pb2.AttackSpec:
         batch_size=spec.batch_size,
         defence=spec.defence,
         defence_parameters=spec.defence_parameters,
+        weights=spec.weights,
+        checkpoint=spec.checkpoint,
+        program=spec.program,
+        training_seconds=spec.training_seconds,
+        training_sample_count=spec.training_sample_count,
     )
 
 
@@ -70,6 +75,11 @@ def spec_from_proto(message: attack_pb2.AttackSpec) -> AttackSpec:
         batch_size=message.batch_size,
         defence=message.defence,
         defence_parameters=dict(message.defence_parameters),
+        weights=message.weights,
+        checkpoint=message.checkpoint,
+        program=message.program,
+        training_seconds=message.training_seconds,
+        training_sample_count=message.training_sample_count,
     )
 
 
@@ -86,6 +96,8 @@ def model_record_to_proto(record: ModelRecord) -> attack_pb2.ModelRecord:
         training_device_name=record.training_device_name,
         attack_device_name=record.attack_device_name,
         from_store=record.from_store,
+        training_cost_known=record.training_cost_known,
+        training_evaluation_count=record.training_evaluation_count,
     )
 
 
@@ -102,6 +114,8 @@ def model_record_from_proto(message: attack_pb2.ModelRecord) -> ModelRecord:
         training_device_name=message.training_device_name,
         attack_device_name=message.attack_device_name,
         from_store=message.from_store,
+        training_cost_known=message.training_cost_known,
+        training_evaluation_count=message.training_evaluation_count,
     )
 
 

@@ -303,7 +303,9 @@ class AttackSpec(_message.Message):
     TRAINING_SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
     SHARD_COUNT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The architecture, in kebab-case, for example `resnet50`. Required."""
+    """The architecture, in kebab-case, for example `resnet50`. Required, except
+    with a `program`, where it is `program`.
+    """
     dataset: _builtins.str
     """The dataset, in kebab-case, for example `cifar10`, or `imagefolder:PATH`
     where the worker can read PATH.
@@ -317,7 +319,10 @@ class AttackSpec(_message.Message):
     sample_count: _builtins.int
     """The number of test samples to attack, class-balanced."""
     epoch_count: _builtins.int
-    """The number of epochs to train, if the model is not in the store."""
+    """The number of epochs to train, if the model is not in the store. For
+    `weights`, a `checkpoint` or a `program`, the number of epochs that it was
+    trained for; 0 if it is not known.
+    """
     seed: _builtins.int
     """The seed of every random choice in training and attack."""
     stem: _builtins.str
@@ -420,6 +425,7 @@ class ModelRecord(_message.Message):
     CLEAN_REJECTION_SHARE_FIELD_NUMBER: _builtins.int
     RANDOMIZED_FIELD_NUMBER: _builtins.int
     TRAINING_COST_KNOWN_FIELD_NUMBER: _builtins.int
+    TRAINING_EVALUATION_COUNT_FIELD_NUMBER: _builtins.int
     weights_digest: _builtins.str
     """The SHA-256 of the weights, in hexadecimal; the key in the model store."""
     training_sample_count: _builtins.int
@@ -450,8 +456,12 @@ class ModelRecord(_message.Message):
     randomized: _builtins.bool
     """Whether the defence answers by chance."""
     training_cost_known: _builtins.bool
-    """Whether the cost of training is known. It is for models that were trained
-    here.
+    """Whether the seconds that training cost are known. They are for models that
+    were trained here.
+    """
+    training_evaluation_count: _builtins.int
+    """Forward and backward evaluations that training spent, over all samples and
+    epochs; 0 if not known.
     """
     @_builtins.property
     def training_duration(self) -> _duration_pb2.Duration:
@@ -475,10 +485,11 @@ class ModelRecord(_message.Message):
         clean_rejection_share: _builtins.float = ...,
         randomized: _builtins.bool = ...,
         training_cost_known: _builtins.bool = ...,
+        training_evaluation_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["training_duration", b"training_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack_device_name", b"attack_device_name", "class_count", b"class_count", "clean_accuracy", b"clean_accuracy", "clean_rejection_share", b"clean_rejection_share", "defended_accuracy", b"defended_accuracy", "epoch_count", b"epoch_count", "from_store", b"from_store", "parameter_count", b"parameter_count", "randomized", b"randomized", "test_sample_count", b"test_sample_count", "training_cost_known", b"training_cost_known", "training_device_name", b"training_device_name", "training_duration", b"training_duration", "training_sample_count", b"training_sample_count", "weights_digest", b"weights_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack_device_name", b"attack_device_name", "class_count", b"class_count", "clean_accuracy", b"clean_accuracy", "clean_rejection_share", b"clean_rejection_share", "defended_accuracy", b"defended_accuracy", "epoch_count", b"epoch_count", "from_store", b"from_store", "parameter_count", b"parameter_count", "randomized", b"randomized", "test_sample_count", b"test_sample_count", "training_cost_known", b"training_cost_known", "training_device_name", b"training_device_name", "training_duration", b"training_duration", "training_evaluation_count", b"training_evaluation_count", "training_sample_count", b"training_sample_count", "weights_digest", b"weights_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
