@@ -35,6 +35,8 @@ class Model:
     name: str
     description: str
     depth: int
+# Each has a log of its own, and every resume token says how far each was read.
+LARGEST_SHARD_COUNT = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,7 @@ ATTACKS: dict[str, Attack] = _by_name(
             "pgd",
             "Projected gradient descent: many small steps up the gradient, each projected back onto the ball of "
             "radius epsilon (Madry et al., arXiv 1706.06083). Every step is a check.",
+    _check_shard_count(spec.shard_count, sample_count)
             (_EPSILON, _STEP_SIZE, _MAX_ITERATIONS, _RANDOM_START),
             NORMS,
             ENGINES,
@@ -188,6 +191,16 @@ DATASETS: dict[str, Dataset] = _by_name(
             0,
             0,
             0,
+def divide(spec: AttackSpec, worker_count: int) -> AttackSpec:
+    """A resolved specification with its number of shards, which stays the same whatever becomes of the workers.
+
+    If it was left open: a shard for every worker, as long as each has at least a batch of samples.
+    """
+    whole_batches = spec.sample_count // spec.batch_size
+    open_count = max(1, min(worker_count, whole_batches, LARGEST_SHARD_COUNT))
+    return replace(spec, shard_count=spec.shard_count or open_count)
+
+
             False,
             10,
         ),
@@ -226,6 +239,15 @@ def resolve(spec: AttackSpec) -> AttackSpec:
     if engine == "art" and attack_parameters.get("random_start"):
         raise InvalidSpecification(
             "spec.attack_parameters.random_start",
+def _check_shard_count(shard_count: int, sample_count: int) -> None:
+    most = min(sample_count, LARGEST_SHARD_COUNT)
+    if not 0 <= shard_count <= most:
+        raise InvalidSpecification(
+            "spec.shard_count",
+            f"shard_count is {shard_count}; {sample_count} samples can be divided into 1 to {most} shards",
+        )
+
+
             "a random start cannot be seeded per sample in the engine art; leave random_start at 0, or use native",
         )
     return replace(

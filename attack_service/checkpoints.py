@@ -75,6 +75,10 @@ class Store:
     def __init__(self, root: Path) -> None:
         self._root = root
 
+    @property
+    def root(self) -> Path:
+        return self._root
+
     def load(self, key: str) -> tuple[StoredModel, Tensors] | None:
         """The model trained for a specification, or None if there is none.
 

@@ -112,6 +112,16 @@ def balanced_indices(labels: Tensor, count: int) -> Tensor:
     return torch.tensor(order[:count])
 
 
+def shard_positions(labels: Tensor, shard_index: int, shard_count: int) -> Tensor:
+    """Which of samples with these labels, (n,), form one shard: positions in ascending order.
+
+    Every shard has as many samples of every class as any other, give or take one: a shard that ends early says about
+    the job what the others will.
+    """
+    by_class = labels.argsort(stable=True)
+    return by_class[shard_index::shard_count].sort().values
+
+
 def _digits(image_size: int) -> Dataset:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,33 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def device_identity(device: torch.device) -> str:
+    """The same for every process of a host that computes on this very device."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_properties(device).uuid)
+    return device.type
+
+
+def disturbance(device: torch.device, neighbour_count: int) -> str | None:
+    """A sentence if other runs on this device make the seconds of this one mean nothing.
+
+    A CPU has room for as many threads as it has cores that this process may use.
+    """
+    if neighbour_count == 0:
+        return None
+    name = device_name(device)
+    if device.type == "cuda":
+        return f"{neighbour_count + 1} runs shared {name} at once; give every worker a device of its own"
+    thread_count = (neighbour_count + 1) * torch.get_num_threads()
+    core_count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if thread_count <= core_count:
+        return None
+    return (
+        f"{neighbour_count + 1} runs with {thread_count} threads shared {core_count} cores ({name}) at once; "
+        "start fewer workers on this host, or give each fewer threads (OMP_NUM_THREADS)"
+    )
 
 
 def _processor() -> str:

@@ -59,6 +59,7 @@ class AttackSpec:
     program: str = ""
     training_seconds: float = 0.0
     training_sample_count: int = 0
+    shard_count: int = 0
 
     @property
     def brought(self) -> bool:
@@ -95,6 +96,19 @@ class ModelRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Preparation:
+    """What the first shard of a job finds out once, and the others are held to.
+
+    `clean_predictions` are the classes that the model gives to the job's samples, in the order of
+    `datasets.balanced_indices`.
+    """
+
+    record: ModelRecord
+    dataset_digest: str
+    clean_predictions: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """What a running job is doing: `done_count` of `total_count` steps or samples of its phase."""
 
@@ -125,6 +139,7 @@ class AttackJob:
     progress: Progress | None = None
     attempt_count: int = 0
     warnings: tuple[str, ...] = ()
+    timing_violations: tuple[str, ...] = ()
 
 
 class Ledger(Protocol):
@@ -136,8 +151,14 @@ class Ledger(Protocol):
     def recorded_verdicts(self) -> Mapping[int, Verdict]:
         """What is recorded already, by sample: in a new attempt, what earlier ones did; it is not attacked again."""
 
-    def model_ready(self, record: ModelRecord, dataset_digest: str) -> None:
-        """The model was loaded or trained and measured on clean samples. Called once, before `record`."""
+    def preparation(self) -> Preparation | None:
+        """What an earlier attempt, or the job's first shard, has prepared; None if this attempt must prepare."""
+
+    def model_ready(self, preparation: Preparation) -> None:
+        """The model was loaded or trained and measured on clean samples: the other shards may begin.
+
+        Called once, before `record`, by an attempt that found no preparation.
+        """
 
     def record(self, outcomes: Sequence[Outcome], in_flight: Sequence[InFlight], seconds_per_query: float) -> None:
         """Append outcomes, in any order of samples, with every sample under attack at this moment."""
@@ -148,30 +169,48 @@ class Ledger(Protocol):
     def warn(self, sentence: str) -> None:
         """Flag something that a reader of the numbers should know."""
 
+    def timing_violation(self, sentence: str) -> None:
+        """Say why the seconds of this job mean nothing."""
+
+    def computes_on(self, device: str) -> None:
+        """Say on which device of this host the run computes, so that runs which share it see one another."""
+
+    def neighbour_count(self) -> int:
+        """The most other runs that were seen at once on the device of `computes_on`, since that call."""
+
     def cancel_requested(self) -> bool:
         """Whether someone asked for the job to stop."""
 
 
 class MemoryLedger:
-    """A ledger in memory, for tests, benchmarks and library use. Pass it on to a second run to resume the first."""
+    """A ledger in memory, for tests, benchmarks and library use. Pass it on to a second run to resume the first.
 
-    def __init__(self) -> None:
+    Every shard but the first takes the `preparation` of the first.
+    """
+
+    def __init__(self, preparation: Preparation | None = None) -> None:
+        self._preparation = preparation
         self.outcomes: list[Outcome] = []
         self.in_flight: tuple[InFlight, ...] = ()
         self.seconds_per_query = 0.0
-        self.model_record: ModelRecord | None = None
-        self.dataset_digest = ""
+        self.model_record = preparation.record if preparation else None
+        self.dataset_digest = preparation.dataset_digest if preparation else ""
         self.progress_history: list[Progress] = []
         self.warnings: list[str] = []
+        self.timing_violations: list[str] = []
         self.batch_count = 0
         self._cancel_requested = False
 
     def recorded_verdicts(self) -> Mapping[int, Verdict]:
         return {outcome.sample_index: outcome.verdict for outcome in self.outcomes}
 
-    def model_ready(self, record: ModelRecord, dataset_digest: str) -> None:
-        self.model_record = record
-        self.dataset_digest = dataset_digest
+    def preparation(self) -> Preparation | None:
+        return self._preparation
+
+    def model_ready(self, preparation: Preparation) -> None:
+        self._preparation = preparation
+        self.model_record = preparation.record
+        self.dataset_digest = preparation.dataset_digest
 
     def record(self, outcomes: Sequence[Outcome], in_flight: Sequence[InFlight], seconds_per_query: float) -> None:
         """Append outcomes; raises `ValueError` for a sample that is there already."""
@@ -189,6 +228,16 @@ class MemoryLedger:
 
     def warn(self, sentence: str) -> None:
         self.warnings.append(sentence)
+
+    def timing_violation(self, sentence: str) -> None:
+        if sentence not in self.timing_violations:
+            self.timing_violations.append(sentence)
+
+    def computes_on(self, device: str) -> None:
+        """Nobody to tell: who runs in memory knows what else runs."""
+
+    def neighbour_count(self) -> int:
+        return 0
 
     def cancel_requested(self) -> bool:
         return self._cancel_requested

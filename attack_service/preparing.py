@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 from dataclasses import asdict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attack_service import models
 from attack_service.checkpoints import Store, StoredModel
@@ -20,9 +21,19 @@ from attack_service.training import Recipe, TrainingStep, train
 
 
 def load_or_train(
-    spec: AttackSpec, dataset: Dataset, ledger: Ledger, store: Store, device: torch.device
+    spec: AttackSpec,
+    dataset: Dataset,
+    ledger: Ledger,
+    store: Store,
+    device: torch.device,
+    *,
+    prepared: ModelRecord | None = None,
 ) -> tuple[nn.Module, ModelRecord] | None:
-    """The trained model and its record; None if the job was canceled meanwhile."""
+    """The trained model and its record; None if the job was canceled meanwhile.
+
+    A model that was `prepared` already, by another shard of the job or an earlier attempt, is only loaded: raises
+    `CheckpointInvalid` if the store does not hold it.
+    """
     architecture = models.Architecture(spec.model, spec.stem, dataset.channel_count, dataset.class_count)
     recipe = Recipe()
     specification: dict[str, object] = {
@@ -45,8 +56,15 @@ def load_or_train(
     try:
         loaded = store.load(key)
     except CheckpointInvalid as error:
+        if prepared is not None:
+            raise
         ledger.warn(f"the stored model could not be used and was trained anew: {error}")
         loaded = None
+    if prepared is not None and (loaded is None or loaded[0].weights_digest != prepared.weights_digest):
+        raise CheckpointInvalid(
+            f"the store {store.root} of this worker ({socket.gethostname()}) does not hold the model "
+            f"{prepared.weights_digest} that the job was prepared with; give every worker the same --store"
+        )
     if loaded is not None:
         stored, tensors = loaded
         try:
@@ -114,12 +132,19 @@ def _record(
 
 
 def measure(
-    model: nn.Module, spec: AttackSpec, dataset: Dataset, ledger: Ledger, device: torch.device
+    model: nn.Module,
+    spec: AttackSpec,
+    dataset: Dataset,
+    ledger: Ledger,
+    device: torch.device,
+    *,
+    indices: Tensor | None = None,
 ) -> CleanEvaluation | None:
-    """Measure a model on the clean test split; None if the job was canceled meanwhile."""
+    """Measure a model on the clean test split, or on `indices` of it; None if the job was canceled meanwhile."""
+    total_count = len(dataset.test) if indices is None else len(indices)
 
     def report(done_count: int) -> None:
-        ledger.progress(Progress(Phase.EVALUATING, done_count=done_count, total_count=len(dataset.test)))
+        ledger.progress(Progress(Phase.EVALUATING, done_count=done_count, total_count=total_count))
 
     return evaluate(
         model,
@@ -128,4 +153,5 @@ def measure(
         device=device,
         report=report,
         canceled=ledger.cancel_requested,
+        indices=indices,
     )

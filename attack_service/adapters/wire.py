@@ -56,6 +56,7 @@ def spec_to_proto(spec: AttackSpec) -> attack_pb2.AttackSpec:
         program=spec.program,
         training_seconds=spec.training_seconds,
         training_sample_count=spec.training_sample_count,
+        shard_count=spec.shard_count,
     )
 
 
@@ -80,6 +81,7 @@ def spec_from_proto(message: attack_pb2.AttackSpec) -> AttackSpec:
         program=message.program,
         training_seconds=message.training_seconds,
         training_sample_count=message.training_sample_count,
+        shard_count=message.shard_count,
     )
 
 
@@ -164,6 +166,7 @@ def job_to_proto(job: AttackJob) -> attack_pb2.AttackJob:
         end_time=_timestamp(job.end_time),
         attempt_count=job.attempt_count,
         warnings=job.warnings,
+        timing_violations=job.timing_violations,
     )
 
 
