@@ -24,19 +24,23 @@ _BARELY_TRAINED = 1.5
 
 @dataclass(frozen=True, slots=True)
 class CleanEvaluation:
-    """What the model says to every clean sample of a split, and the device seconds that each one's answer cost."""
+    """What the model says to clean samples of a split, and the device seconds that each one's answer cost.
+
+    Both have a place for every sample of the split; where a sample was not measured there is -1 and no number.
+    """
 
     predictions: Tensor
     seconds: Tensor
     correct_count: int
+    sample_count: int
 
     @property
     def accuracy(self) -> float:
-        return self.correct_count / len(self.predictions)
+        return self.correct_count / self.sample_count
 
     @property
     def seconds_per_query(self) -> float:
-        return float(self.seconds.mean())
+        return float(self.seconds.nanmean())
 
 
 @torch.no_grad()
@@ -49,23 +53,30 @@ def evaluate(
     clock: Clock | None = None,
     report: Callable[[int], None] = lambda done_count: None,
     canceled: Callable[[], bool] = lambda: False,
+    indices: Tensor | None = None,
 ) -> CleanEvaluation | None:
-    """Classify a whole split; None if canceled. A batch's seconds are shared equally among its samples."""
+    """Classify a whole split, or the samples at `indices`; None if canceled.
+
+    A batch's seconds are shared equally among its samples.
+    """
     clock = clock or DeviceClock(device)
-    predictions, seconds = [], []
-    report(0)
-    for indices in torch.arange(len(split)).split(batch_size):
+    predictions = torch.full((len(split),), -1)
+    seconds = torch.full((len(split),), torch.nan, dtype=torch.float64)
+    chosen = torch.arange(len(split)) if indices is None else indices
+    done_count = 0
+    report(done_count)
+    for batch in chosen.split(batch_size):
         if canceled():
             return None
-        images = split.images(indices).to(device)
+        images = split.images(batch).to(device)
         clock.restart()
         batch_predictions = model(images).argmax(dim=1)
-        share = clock.lap() / len(indices)
-        predictions.append(batch_predictions.cpu())
-        seconds.append(torch.full((len(indices),), share, dtype=torch.float64))
-        report(int(indices[-1]) + 1)
-    joined = torch.cat(predictions)
-    return CleanEvaluation(joined, torch.cat(seconds), int((joined == split.labels).sum()))
+        seconds[batch] = clock.lap() / len(batch)
+        predictions[batch] = batch_predictions.cpu()
+        done_count += len(batch)
+        report(done_count)
+    correct_count = int((predictions[chosen] == split.labels[chosen]).sum())
+    return CleanEvaluation(predictions, seconds, correct_count, len(chosen))
 
 
 def warm_up(model: nn.Module, images: Tensor) -> None:
@@ -80,7 +91,7 @@ def require_same_accuracy(evaluation: CleanEvaluation, recorded_accuracy: float)
 
     A network attacked untrained, in training mode or with other preprocessing shows here.
     """
-    n = len(evaluation.predictions)
+    n = evaluation.sample_count
     tolerated = max(1.0, _TOLERATED_SHARE * n)
     if abs(evaluation.correct_count - recorded_accuracy * n) > tolerated + 1e-6:
         raise IntegrityViolated(
@@ -96,6 +107,16 @@ def require_same_predictions(predictions: Tensor, expected: Tensor) -> None:
         raise IntegrityViolated(
             f"the attack's engine sees other predictions than the model makes on {differing} of {len(expected)} clean "
             "samples; attack with the engine native, and report this as a defect"
+        )
+
+
+def require_prepared_predictions(predictions: Tensor, expected: Tensor) -> None:
+    """Raise `IntegrityViolated` unless a shard's clean samples get the classes that they got from the first shard."""
+    differing = int((predictions != expected).sum())
+    if differing > max(1.0, _TOLERATED_SHARE * len(expected)):
+        raise IntegrityViolated(
+            f"the model on this worker classifies {differing} of {len(expected)} clean samples otherwise than the worker "
+            "that prepared the job; give all workers the same --store and --data-root, and the same version of torch"
         )
 
 

@@ -9,16 +9,27 @@ import torch
 from attack_service import datasets, models
 from attack_service.attacking import attack
 from attack_service.checkpoints import Store
-from attack_service.datasets import balanced_indices
-from attack_service.devices import choose_device, device_name, exact_arithmetic
-from attack_service.errors import MemoryExhausted
-from attack_service.evaluating import barely_trained, require_same_accuracy, warm_up
-from attack_service.jobs import AttackJob, AttackSpec, Ledger, Phase, Progress, State
+from attack_service.datasets import Dataset, balanced_indices, shard_positions
+from attack_service.devices import choose_device, device_identity, device_name, disturbance, exact_arithmetic
+from attack_service.errors import DatasetUnavailable, MemoryExhausted
+from attack_service.evaluating import (
+    CleanEvaluation,
+    barely_trained,
+    require_prepared_predictions,
+    require_same_accuracy,
+    warm_up,
+)
+from attack_service.jobs import AttackJob, AttackSpec, Ledger, ModelRecord, Phase, Preparation, Progress, State
 from attack_service.preparing import load_or_train, measure
 
 
-def run_attack(job: AttackJob, ledger: Ledger, *, store_root: Path, data_root: Path, device: str) -> State:
-    """Load or train the model, measure it, attack every sample that is not recorded yet.
+def run_attack(
+    job: AttackJob, ledger: Ledger, *, store_root: Path, data_root: Path, device: str, shard_index: int = 0
+) -> State:
+    """Load or train the model, measure it, attack every sample of a shard that is not recorded yet.
+
+    The first run of a job prepares it: trains the model if the store has none, and measures it on the whole test
+    split. Every other loads that model and measures it on the shard's own samples.
 
     The job's specification must have been resolved (`catalog.resolve`). `device` is `auto`, `cpu` or `cuda`. Returns
     `State.SUCCEEDED`, or `State.CANCELED` once every sample under attack has been recorded as a survivor of its last
@@ -27,7 +38,7 @@ def run_attack(job: AttackJob, ledger: Ledger, *, store_root: Path, data_root: P
     where = choose_device(device)
     try:
         with exact_arithmetic():
-            return _run(job.spec, ledger, Store(store_root), data_root, where)
+            return _run(job.spec, shard_index, ledger, Store(store_root), data_root, where)
     except (MemoryError, RuntimeError) as error:
         # On a CPU, torch says so in words only.
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
@@ -38,23 +49,56 @@ def run_attack(job: AttackJob, ledger: Ledger, *, store_root: Path, data_root: P
         ) from error
 
 
-def _run(spec: AttackSpec, ledger: Ledger, store: Store, data_root: Path, device: torch.device) -> State:
+def _run(
+    spec: AttackSpec, shard_index: int, ledger: Ledger, store: Store, data_root: Path, device: torch.device
+) -> State:
+    ledger.computes_on(device_identity(device))
     ledger.progress(Progress(Phase.LOADING))
     dataset = datasets.load(spec.dataset, image_size=spec.image_size, data_root=data_root)
     indices = balanced_indices(dataset.test.labels, spec.sample_count)
-    prepared = load_or_train(spec, dataset, ledger, store, device)
+    positions = shard_positions(dataset.test.labels[indices], shard_index, spec.shard_count or 1)
+    own = indices[positions]
+    preparation = ledger.preparation()
+    if preparation is not None and dataset.test.digest() != preparation.dataset_digest:
+        raise DatasetUnavailable(
+            f"the test split of {spec.dataset} that this worker reads is not the one that the job was prepared with; "
+            "give every worker the same --data-root"
+        )
+    prepared = load_or_train(
+        spec, dataset, ledger, store, device, prepared=None if preparation is None else preparation.record
+    )
     if prepared is None:
         return State.CANCELED
     classifier, record = prepared
 
     model = models.freeze(classifier, device)
-    warm_up(model, dataset.test.images(indices[: spec.batch_size]).to(device))
-    clean = measure(model, spec, dataset, ledger, device)
+    warm_up(model, dataset.test.images(own[: spec.batch_size]).to(device))
+    clean = measure(model, spec, dataset, ledger, device, indices=None if preparation is None else own)
     if clean is None:
         return State.CANCELED
+    if preparation is None:
+        _make_ready(clean, record, dataset, indices, ledger)
+    else:
+        expected = torch.tensor(preparation.clean_predictions)[positions]
+        require_prepared_predictions(clean.predictions[own], expected)
+        if record.attack_device_name != preparation.record.attack_device_name:
+            ledger.timing_violation(
+                f"samples were attacked on {preparation.record.attack_device_name} and on {record.attack_device_name}, "
+                "whose seconds cannot be compared"
+            )
+    state = attack(spec, dataset, own, model, clean, ledger, device)
+    violation = disturbance(device, ledger.neighbour_count())
+    if violation is not None:
+        ledger.timing_violation(violation)
+    return state
+
+
+def _make_ready(
+    clean: CleanEvaluation, record: ModelRecord, dataset: Dataset, indices: torch.Tensor, ledger: Ledger
+) -> None:
+    """Check the model that the job will attack, and let the other shards begin."""
     require_same_accuracy(clean, record.clean_accuracy)
     warning = barely_trained(record.clean_accuracy, dataset.class_count)
     if warning is not None:
         ledger.warn(warning)
-    ledger.model_ready(record, dataset.test.digest())
-    return attack(spec, dataset, indices, model, clean, ledger, device)
+    ledger.model_ready(Preparation(record, dataset.test.digest(), tuple(clean.predictions[indices].tolist())))
