@@ -7,71 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
+from attack_service.entries import Attack, Dataset, Defence, Model, ParameterSchema
 from attack_service.errors import InvalidSpecification, UnknownName
 from attack_service.jobs import AttackSpec
-
-
-@dataclass(frozen=True, slots=True)
-class ParameterSchema:
-    """A number that an attack or a defence takes. `default_derived`: `description` says what the default depends on."""
-
-    name: str
-    description: str
-    default_value: float
-    minimum: float
-    minimum_exclusive: bool
-    maximum: float
-    integer: bool = False
-    default_derived: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model architecture. `depth` counts its weighted layers."""
-
-    name: str
-    description: str
-    depth: int
-# Each has a log of its own, and every resume token says how far each was read.
-LARGEST_SHARD_COUNT = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Attack:
-    """An attack, the norms and engines it knows (the default first), and its parameters."""
-
-    name: str
-    description: str
-    parameters: tuple[ParameterSchema, ...]
-    norms: tuple[str, ...]
-    engines: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Defence:
-    """A defence in front of the model, and its parameters."""
-
-    name: str
-    description: str
-    parameters: tuple[ParameterSchema, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    """A dataset of labelled images; counts are 0 where they depend on the files."""
-
-    name: str
-    description: str
-    class_count: int
-    training_sample_count: int
-    test_sample_count: int
-    channel_count: int
-    embedded: bool
-    default_epoch_count: int
-
+from attack_service.known_defences import DEFENCES as DEFENCES
 
 Entry = TypeVar("Entry", Model, Attack, Defence, Dataset)
 
@@ -93,6 +35,8 @@ STEP_SHARE = 0.8
 
 _LARGEST = {"sample_count": 10_000_000, "epoch_count": 10_000, "batch_size": 65_536, "image_size": 1024}
 _SMALLEST_IMAGE_SIZE = 8
+# Each has a log of its own, and every resume token says how far each was read.
+LARGEST_SHARD_COUNT = 256
 _LONGEST_PATH = 4096
 
 # No image is further away, in any norm; a float32 can hold what is computed from it.
@@ -166,15 +110,12 @@ ATTACKS: dict[str, Attack] = _by_name(
             "pgd",
             "Projected gradient descent: many small steps up the gradient, each projected back onto the ball of "
             "radius epsilon (Madry et al., arXiv 1706.06083). Every step is a check.",
-    _check_shard_count(spec.shard_count, sample_count)
             (_EPSILON, _STEP_SIZE, _MAX_ITERATIONS, _RANDOM_START),
             NORMS,
             ENGINES,
         ),
     )
 )
-
-DEFENCES: dict[str, Defence] = _by_name((Defence("none", "No defence: the model as it was trained.", ()),))
 
 DATASETS: dict[str, Dataset] = _by_name(
     (
@@ -191,16 +132,6 @@ DATASETS: dict[str, Dataset] = _by_name(
             0,
             0,
             0,
-def divide(spec: AttackSpec, worker_count: int) -> AttackSpec:
-    """A resolved specification with its number of shards, which stays the same whatever becomes of the workers.
-
-    If it was left open: a shard for every worker, as long as each has at least a batch of samples.
-    """
-    whole_batches = spec.sample_count // spec.batch_size
-    open_count = max(1, min(worker_count, whole_batches, LARGEST_SHARD_COUNT))
-    return replace(spec, shard_count=spec.shard_count or open_count)
-
-
             False,
             10,
         ),
@@ -235,19 +166,11 @@ def resolve(spec: AttackSpec) -> AttackSpec:
             f"sample_count is {sample_count}, but the test split of {dataset} has "
             f"{described.test_sample_count} samples; ask for at most that many",
         )
+    _check_shard_count(spec.shard_count, sample_count)
     attack_parameters = _attack_parameters(attack, norm, spec.attack_parameters)
     if engine == "art" and attack_parameters.get("random_start"):
         raise InvalidSpecification(
             "spec.attack_parameters.random_start",
-def _check_shard_count(shard_count: int, sample_count: int) -> None:
-    most = min(sample_count, LARGEST_SHARD_COUNT)
-    if not 0 <= shard_count <= most:
-        raise InvalidSpecification(
-            "spec.shard_count",
-            f"shard_count is {shard_count}; {sample_count} samples can be divided into 1 to {most} shards",
-        )
-
-
             "a random start cannot be seeded per sample in the engine art; leave random_start at 0, or use native",
         )
     return replace(
@@ -264,8 +187,18 @@ def _check_shard_count(shard_count: int, sample_count: int) -> None:
         norm=norm,
         batch_size=_count("batch_size", spec.batch_size, DEFAULT_BATCH_SIZE),
         defence=defence.name,
-        defence_parameters=_parameters("defence", defence, spec.defence_parameters),
+        defence_parameters=_defence_parameters(defence, spec.defence_parameters),
     )
+
+
+def divide(spec: AttackSpec, worker_count: int) -> AttackSpec:
+    """A resolved specification with its number of shards, which stays the same whatever becomes of the workers.
+
+    If it was left open: a shard for every worker, as long as each has at least a batch of samples.
+    """
+    whole_batches = spec.sample_count // spec.batch_size
+    open_count = max(1, min(worker_count, whole_batches, LARGEST_SHARD_COUNT))
+    return replace(spec, shard_count=spec.shard_count or open_count)
 
 
 def count_maxima(spec: AttackSpec) -> tuple[int, int]:
@@ -306,6 +239,15 @@ def _count(field: str, value: int, default: int) -> int:
     return value or default
 
 
+def _check_shard_count(shard_count: int, sample_count: int) -> None:
+    most = min(sample_count, LARGEST_SHARD_COUNT)
+    if not 0 <= shard_count <= most:
+        raise InvalidSpecification(
+            "spec.shard_count",
+            f"shard_count is {shard_count}; {sample_count} samples can be divided into 1 to {most} shards",
+        )
+
+
 def _attack_parameters(attack: Attack, norm: str, given: Mapping[str, float]) -> dict[str, float]:
     parameters = _parameters("attack", attack, given)
     if "epsilon" in parameters:
@@ -325,6 +267,17 @@ def _attack_parameters(attack: Attack, norm: str, given: Mapping[str, float]) ->
                 "spec.attack_parameters.step_size",
                 f"step_size is {parameters['step_size']:g}; a step longer than epsilon ({epsilon:g}) leaves the ball",
             )
+    return parameters
+
+
+def _defence_parameters(defence: Defence, given: Mapping[str, float]) -> dict[str, float]:
+    parameters = _parameters("defence", defence, given)
+    window = parameters.get("window", 1.0)
+    if window % 2 == 0:
+        raise InvalidSpecification(
+            "spec.defence_parameters.window",
+            f"window is {window:g}; it must be odd, so that a value is the middle of its window: give {window + 1:g}",
+        )
     return parameters
 
 

@@ -147,7 +147,8 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def _straight_through(images: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    return cast(Tensor, _StraightThrough.apply(images, change))  # type: ignore[no-untyped-call]
+    changed: Tensor = _StraightThrough.apply(images, change)  # type: ignore[no-untyped-call]
+    return changed
 
 
 class _Squeezing:
@@ -161,7 +162,7 @@ class _Squeezing:
 
     def _round(self, images: Tensor) -> Tensor:
         largest = 2**self._bit_depth - 1
-        return (images * largest).round() / largest
+        return images.mul(largest).round().div(largest)
 
 
 class _Jpeg:

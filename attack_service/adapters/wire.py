@@ -12,7 +12,7 @@ from afr.outcome.v1 import outcome_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from attack_service import catalog
+from attack_service import entries
 from attack_service.jobs import AttackJob, AttackSpec, ModelRecord, Phase, Progress
 from attack_service.outcomes import InFlight, Outcome, Tally, Verdict
 
@@ -298,11 +298,11 @@ def tally_rows(outcomes: Sequence[Outcome]) -> list[tuple[int, int, int, int]]:
     return [(o.sample_index, o.verdict.value, o.query_count_lower, _count(o.query_count_upper)) for o in outcomes]
 
 
-def model_to_proto(model: catalog.Model) -> attack_pb2.Model:
+def model_to_proto(model: entries.Model) -> attack_pb2.Model:
     return attack_pb2.Model(name=model.name, description=model.description, depth=model.depth)
 
 
-def attack_to_proto(attack: catalog.Attack) -> attack_pb2.Attack:
+def attack_to_proto(attack: entries.Attack) -> attack_pb2.Attack:
     return attack_pb2.Attack(
         name=attack.name,
         description=attack.description,
@@ -312,7 +312,7 @@ def attack_to_proto(attack: catalog.Attack) -> attack_pb2.Attack:
     )
 
 
-def defence_to_proto(defence: catalog.Defence) -> attack_pb2.Defence:
+def defence_to_proto(defence: entries.Defence) -> attack_pb2.Defence:
     return attack_pb2.Defence(
         name=defence.name,
         description=defence.description,
@@ -320,7 +320,7 @@ def defence_to_proto(defence: catalog.Defence) -> attack_pb2.Defence:
     )
 
 
-def dataset_to_proto(dataset: catalog.Dataset) -> attack_pb2.Dataset:
+def dataset_to_proto(dataset: entries.Dataset) -> attack_pb2.Dataset:
     return attack_pb2.Dataset(
         name=dataset.name,
         description=dataset.description,
@@ -333,7 +333,7 @@ def dataset_to_proto(dataset: catalog.Dataset) -> attack_pb2.Dataset:
     )
 
 
-def _schema(schema: catalog.ParameterSchema) -> attack_pb2.ParameterSchema:
+def _schema(schema: entries.ParameterSchema) -> attack_pb2.ParameterSchema:
     return attack_pb2.ParameterSchema(
         name=schema.name,
         description=schema.description,
@@ -343,6 +343,8 @@ def _schema(schema: catalog.ParameterSchema) -> attack_pb2.ParameterSchema:
         maximum=schema.maximum,
         integer=schema.integer,
         default_derived=schema.default_derived,
+        unit=schema.unit,
+        paper_values=schema.paper_values,
     )
 
 

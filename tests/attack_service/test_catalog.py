@@ -51,7 +51,7 @@ def test_schema_defaults_are_the_defaults() -> None:
         ({"dataset": "imagefolder:/" + "x" * 5000}, "spec.dataset", "5001 characters"),
         ({"dataset": "mnist:/x"}, "spec.dataset", "unknown dataset"),
         ({"attack": "gdp"}, "spec.attack", "known: fgm, pgd"),
-        ({"defence": "hope"}, "spec.defence", "known: none"),
+        ({"defence": "hope"}, "spec.defence", "known: none, gaussian-augmentation, "),
         ({"norm": "3"}, "spec.norm", "known: inf, 2, 1"),
         ({"engine": "foolbox"}, "spec.engine", "known: native, art"),
         ({"stem": "vit"}, "spec.stem", "known: imagenet, cifar"),
