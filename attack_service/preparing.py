@@ -16,7 +16,9 @@ from attack_service.datasets import Dataset
 from attack_service.devices import device_name
 from attack_service.errors import CheckpointInvalid
 from attack_service.evaluating import CleanEvaluation, evaluate
+from attack_service.hardening import harden
 from attack_service.jobs import AttackSpec, Ledger, ModelRecord, Phase, Progress
+from attack_service.known_defences import DEFENCES
 from attack_service.training import Recipe, TrainingStep, train
 
 
@@ -45,6 +47,8 @@ def load_or_train(
         "training_digest": dataset.train.digest(),
         "test_digest": dataset.test.digest(),
     }
+    if DEFENCES[spec.defence].trains:
+        specification |= {"defence": spec.defence, "defence_parameters": dict(spec.defence_parameters)}
     key = hashlib.sha256(json.dumps(specification, sort_keys=True).encode()).hexdigest()
     # Initial weights come from the job's seed, and the process's own generator is left as it was.
     with torch.random.fork_rng(devices=[]):
@@ -96,6 +100,7 @@ def load_or_train(
         epoch_count=spec.epoch_count,
         seed=spec.seed,
         device=device,
+        perturb=harden(spec.defence, spec.defence_parameters, seed=spec.seed),
         resumed=store.load_training(key),
         save=lambda state: store.save_training(key, state),
         report=report,
