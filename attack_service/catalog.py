@@ -13,12 +13,12 @@ from typing import TypeVar
 from attack_service.entries import Attack, Dataset, Defence, Model, ParameterSchema
 from attack_service.errors import InvalidSpecification, UnknownName
 from attack_service.jobs import AttackSpec
+from attack_service.known_attacks import ATTACKS as ATTACKS
+from attack_service.known_attacks import DEFAULT_EPSILON, STEP_SHARE
 from attack_service.known_defences import DEFENCES as DEFENCES
 
 Entry = TypeVar("Entry", Model, Attack, Defence, Dataset)
 
-NORMS = ("inf", "2", "1")
-ENGINES = ("native", "art")
 STEMS = ("imagenet", "cifar")
 
 DEFAULT_DATASET = "digits"
@@ -26,65 +26,11 @@ DEFAULT_IMAGE_SIZE = 32
 DEFAULT_SAMPLE_COUNT = 200
 DEFAULT_BATCH_SIZE = 64
 
-# The budgets at which some digits fool a ResNet-50 and some do not: docs/attacks.md has the measurement. Under the norm
-# 1 an attack moves one pixel a step, and a larger epsilon changes nothing.
-DEFAULT_EPSILON = {"inf": 0.05, "2": 0.75, "1": 15.0}
-DEFAULT_ITERATION_COUNT = 10
-# An attack that never clips would reach the ball's surface after this share of its iterations.
-STEP_SHARE = 0.8
-
 _LARGEST = {"sample_count": 10_000_000, "epoch_count": 10_000, "batch_size": 65_536, "image_size": 1024}
 _SMALLEST_IMAGE_SIZE = 8
 # Each has a log of its own, and every resume token says how far each was read.
 LARGEST_SHARD_COUNT = 256
 _LONGEST_PATH = 4096
-
-# No image is further away, in any norm; a float32 can hold what is computed from it.
-_LARGEST_EPSILON = 1e7
-
-_EPSILON = ParameterSchema(
-    name="epsilon",
-    description=(
-        "The radius of the ball around the sample that the attack searches, in the chosen norm, for inputs in [0, 1]. "
-        f"Default by norm: inf {DEFAULT_EPSILON['inf']:g}, 2 {DEFAULT_EPSILON['2']:g}, 1 {DEFAULT_EPSILON['1']:g}; "
-        "at most 1 for the norm inf."
-    ),
-    default_value=DEFAULT_EPSILON["inf"],
-    minimum=0.0,
-    minimum_exclusive=True,
-    maximum=_LARGEST_EPSILON,
-    default_derived=True,
-)
-_STEP_SIZE = ParameterSchema(
-    name="step_size",
-    description=(
-        "The length of one step, in the chosen norm, for inputs in [0, 1]; at most epsilon. "
-        f"Default: epsilon / ({STEP_SHARE:g} x max_iterations), but at most epsilon."
-    ),
-    default_value=DEFAULT_EPSILON["inf"] / (STEP_SHARE * DEFAULT_ITERATION_COUNT),
-    minimum=0.0,
-    minimum_exclusive=True,
-    maximum=_LARGEST_EPSILON,
-    default_derived=True,
-)
-_MAX_ITERATIONS = ParameterSchema(
-    name="max_iterations",
-    description="The number of steps after which the attack gives up on a sample.",
-    default_value=float(DEFAULT_ITERATION_COUNT),
-    minimum=1.0,
-    minimum_exclusive=False,
-    maximum=100_000.0,
-    integer=True,
-)
-_RANDOM_START = ParameterSchema(
-    name="random_start",
-    description="1 starts at a random point of the ball, 0 at the sample itself. Native engine only.",
-    default_value=0.0,
-    minimum=0.0,
-    minimum_exclusive=False,
-    maximum=1.0,
-    integer=True,
-)
 
 
 def _by_name(entries: Iterable[Entry]) -> dict[str, Entry]:
@@ -94,27 +40,6 @@ def _by_name(entries: Iterable[Entry]) -> dict[str, Entry]:
 MODELS: dict[str, Model] = _by_name(
     Model(f"resnet{depth}", f"ResNet-{depth} of torchvision, trained from scratch (He et al., arXiv 1512.03385)", depth)
     for depth in (18, 34, 50, 101, 152)
-)
-
-ATTACKS: dict[str, Attack] = _by_name(
-    (
-        Attack(
-            "fgm",
-            "Fast gradient method: one step of length epsilon up the gradient of the loss "
-            "(Goodfellow et al., arXiv 1412.6572). A single check: it tells how many samples fail, not when.",
-            (_EPSILON,),
-            NORMS,
-            ENGINES,
-        ),
-        Attack(
-            "pgd",
-            "Projected gradient descent: many small steps up the gradient, each projected back onto the ball of "
-            "radius epsilon (Madry et al., arXiv 1706.06083). Every step is a check.",
-            (_EPSILON, _STEP_SIZE, _MAX_ITERATIONS, _RANDOM_START),
-            NORMS,
-            ENGINES,
-        ),
-    )
 )
 
 DATASETS: dict[str, Dataset] = _by_name(
@@ -203,8 +128,8 @@ def divide(spec: AttackSpec, worker_count: int) -> AttackSpec:
 
 def count_maxima(spec: AttackSpec) -> tuple[int, int]:
     """The most queries and gradients that a resolved specification's attack may spend, over all samples."""
-    step_count = int(spec.attack_parameters.get("max_iterations", 1))
-    return spec.sample_count * (step_count + 1), spec.sample_count * step_count
+    queries, gradients = ATTACKS[spec.attack].maxima(spec.attack_parameters)
+    return spec.sample_count * queries, spec.sample_count * gradients
 
 
 def _known(kind: str, name: str, known: Mapping[str, Entry]) -> Entry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
@@ -35,13 +36,20 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """An attack, the norms and engines it knows (the default first), and its parameters."""
+    """An attack, the norms and engines it knows (the default first), and its parameters.
+
+    `access` is what it sees of the model: `gradients`, `logits` or `decisions`. `failure` says what counts as one and
+    what a check is. `maxima` gives the most queries and gradients that it spends on a sample with these parameters.
+    """
 
     name: str
     description: str
     parameters: tuple[ParameterSchema, ...]
     norms: tuple[str, ...]
     engines: tuple[str, ...]
+    access: str
+    failure: str
+    maxima: Callable[[Mapping[str, float]], tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)

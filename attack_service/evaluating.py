@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from attack_service.attacks.losses import doubt
 from attack_service.attacks.norms import steepest
-from attack_service.attacks.pgd import pgd
 from attack_service.clocks import Clock, DeviceClock
 from attack_service.datasets import Split
 from attack_service.errors import IntegrityViolated
@@ -77,13 +76,6 @@ def evaluate(
         report(done_count)
     correct_count = int((predictions[chosen] == split.labels[chosen]).sum())
     return CleanEvaluation(predictions, seconds, correct_count, len(chosen))
-
-
-def warm_up(model: nn.Module, images: Tensor) -> None:
-    """Spend a forward and a backward evaluation, so that no sample is charged for starting the device's libraries."""
-    labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-    for _ in pgd(model, images, labels, epsilon=0.1, step_size=0.1, iteration_count=1, norm="inf"):
-        pass
 
 
 def require_same_accuracy(evaluation: CleanEvaluation, recorded_accuracy: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from attack_service import datasets, models
 from attack_service.attacking import attack
@@ -17,8 +18,8 @@ from attack_service.evaluating import (
     barely_trained,
     require_prepared_predictions,
     require_same_accuracy,
-    warm_up,
 )
+from attack_service.handles import Handle, is_out_of_memory
 from attack_service.jobs import AttackJob, AttackSpec, Ledger, ModelRecord, Phase, Preparation, Progress, State
 from attack_service.preparing import load_or_train, measure
 
@@ -40,8 +41,7 @@ def run_attack(
         with exact_arithmetic():
             return _run(job.spec, shard_index, ledger, Store(store_root), data_root, where)
     except (MemoryError, RuntimeError) as error:
-        # On a CPU, torch says so in words only.
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise MemoryExhausted(
             f"{device_name(where)} ran out of memory with batches of {job.spec.batch_size} samples of "
@@ -72,33 +72,47 @@ def _run(
     classifier, record = prepared
 
     model = models.freeze(classifier, device)
-    warm_up(model, dataset.test.images(own[: spec.batch_size]).to(device))
+    handle = _handle(model, spec, dataset, own, ledger, device)
     clean = measure(model, spec, dataset, ledger, device, indices=None if preparation is None else own)
     if clean is None:
         return State.CANCELED
     if preparation is None:
         _make_ready(clean, record, dataset, indices, ledger)
     else:
-        expected = torch.tensor(preparation.clean_predictions)[positions]
-        require_prepared_predictions(clean.predictions[own], expected)
+        require_prepared_predictions(clean.predictions[own], torch.tensor(preparation.clean_predictions)[positions])
         if record.attack_device_name != preparation.record.attack_device_name:
             ledger.timing_violation(
                 f"samples were attacked on {preparation.record.attack_device_name} and on {record.attack_device_name}, "
                 "whose seconds cannot be compared"
             )
-    state = attack(spec, dataset, own, model, clean, ledger, device)
+    state = attack(spec, dataset, own, handle, clean, ledger, device)
     violation = disturbance(device, ledger.neighbour_count())
     if violation is not None:
         ledger.timing_violation(violation)
     return state
 
 
-def _make_ready(
-    clean: CleanEvaluation, record: ModelRecord, dataset: Dataset, indices: torch.Tensor, ledger: Ledger
-) -> None:
+def _make_ready(clean: CleanEvaluation, record: ModelRecord, dataset: Dataset, indices: Tensor, ledger: Ledger) -> None:
     """Check the model that the job will attack, and let the other shards begin."""
     require_same_accuracy(clean, record.clean_accuracy)
     warning = barely_trained(record.clean_accuracy, dataset.class_count)
     if warning is not None:
         ledger.warn(warning)
     ledger.model_ready(Preparation(record, dataset.test.digest(), tuple(clean.predictions[indices].tolist())))
+
+
+def _handle(
+    model: nn.Module, spec: AttackSpec, dataset: Dataset, indices: Tensor, ledger: Ledger, device: torch.device
+) -> Handle:
+    """The handle to ask the model by, warm: no sample is charged for starting the device's libraries."""
+
+    def narrower(width: int) -> None:
+        ledger.warn(
+            f"the device ran out of memory, so at most {width} samples were attacked at once instead of "
+            f"{spec.batch_size}; their seconds are those of smaller batches"
+        )
+
+    handle = Handle(model, spec.batch_size, narrower)
+    first = indices[: spec.batch_size]
+    handle.probe(dataset.test.images(first).to(device), dataset.test.labels[first].to(device))
+    return handle

@@ -1,44 +1,81 @@
-"""The one loop that watches attacks: it judges every iterate, keeps the clocks, and records what happened.
+"""The one account of an attack: it keeps every sample's clocks, and records what happened.
 
-Which interval does a sample's failure lie in? Check k is the k-th iterate of a sample that was judged. A sample that
+Which interval does a sample's failure lie in? Check k is the k-th of its evaluations that was judged. A sample that
 fails at check k held at check k-1, so its failure lies beyond what it had cost by then (nothing, for k = 1) and within
-what it had cost at check k. A random start is itself an iterate: it is check 1, at one query and no gradient.
+what it had cost at check k.
 
-A step's synchronised seconds are shared equally among the rows that were computed in it, so a sample's seconds are
-what attacking it cost, whatever the batch.
+The synchronised seconds of a pass through the model are shared equally among the rows that were needed in it, so a
+sample's seconds are what attacking it cost, whatever the batch.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from attack_service.attacks.iterates import Iterate, Iterates
-from attack_service.clocks import Clock
 from attack_service.errors import IntegrityViolated
 from attack_service.jobs import Ledger, Phase, Progress
 from attack_service.outcomes import InFlight, Outcome, Verdict
 
 _RECORD_EVERY_SECONDS = 0.2
 
+Counts = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Samples to attack, a row each: positions in the split, images in [0, 1], labels, and their clean evaluation."""
+    """Samples to attack: positions in the split, labels, clean evaluations, (n) each on the CPU, and their images.
+
+    `images` reads images by positions in the split, (m) to (m, channels, height, width) in [0, 1].
+    """
 
     indices: Tensor
-    images: Tensor
     labels: Tensor
     clean_predictions: Tensor
     clean_seconds: Tensor
+    images: Callable[[Tensor], Tensor]
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def take(self, rows: Tensor) -> Samples:
+        """Some of these samples."""
+        return Samples(
+            self.indices[rows], self.labels[rows], self.clean_predictions[rows], self.clean_seconds[rows], self.images
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """What one pass through the model said of n different samples under attack.
+
+    `rows` are positions in `Samples`. `inputs` and `originals` (n, channels, height, width), on the device, are the
+    judged image of each (the first that fooled the model, or the last) and its clean image. `check_counts` are the
+    checks that the pass made of each sample, 0 if its answer was none. `query_counts` and `gradient_counts` are what
+    the sample has cost up to the judged image, and `held_counts` the queries up to the check before it, at least.
+    `shares` are the rows of the pass that were computed for the sample, `finished` whether the attack gives up on it.
+    """
+
+    rows: Counts
+    inputs: Tensor
+    originals: Tensor
+    predictions: Counts
+    fooled: Flags
+    rejected: Flags
+    check_counts: Counts
+    query_counts: Counts
+    gradient_counts: Counts
+    held_counts: Counts
+    shares: Counts
+    finished: Flags
 
 
 class Journal:
@@ -108,115 +145,104 @@ class Journal:
 
 
 class Watch:
-    """Judges the iterates of one batch of samples under attack."""
+    """Keeps the clocks of samples under attack, and writes their outcomes to a journal."""
 
-    def __init__(self, samples: Samples, clock: Clock, journal: Journal) -> None:
+    def __init__(self, samples: Samples, journal: Journal) -> None:
         n = len(samples)
         self._samples = samples
-        self._clock = clock
         self._journal = journal
-        self._active = torch.ones(n, dtype=torch.bool)
-        self._seconds = torch.zeros(n, dtype=torch.float64)
-        self._query_counts = [0] * n
-        self._gradient_counts = [0] * n
-        self._check_counts = [0] * n
-        self._last: Iterate | None = None
-        self._last_predictions: list[int] = []
+        self._active = np.zeros(n, dtype=bool)
+        self._seconds = np.zeros(n)
+        self._query_counts = np.zeros(n, dtype=np.int64)
+        self._gradient_counts = np.zeros(n, dtype=np.int64)
+        self._check_counts = np.zeros(n, dtype=np.int64)
+        # What a sample had cost at its last check; what came after belongs to the next one.
+        self._checked_seconds = np.zeros(n)
         self.canceled = False
-        clock.restart()
 
-    def check(self, iterate: Iterate) -> Tensor:
-        """Judge an iterate; return, on its device, which of its rows stay under attack.
+    def admit(self, rows: Sequence[int]) -> None:
+        """These samples are under attack from now on."""
+        self._active[list(rows)] = True
 
-        Rows that have failed before may come again (an engine that does not drop them); they are charged nothing.
-        Raises `IntegrityViolated` if the model's answer is no number: the largest of such logits is no class.
+    def record(self, checks: Checks, seconds: float) -> Flags:
+        """Account for a pass that took so many seconds; return which of its samples have ended (n).
+
+        A sample ends when it has failed, when the attack gives up on it, or when the job is canceled: then it has
+        survived its last check. Raises `IntegrityViolated` if a failure lies outside the box of images.
         """
-        predictions = iterate.logits.argmax(dim=1).cpu()
-        share = self._clock.lap() / len(iterate.rows)
-        if bool(iterate.logits.isnan().any()):
-            raise IntegrityViolated(
-                "the model answers an attacked image with what is not a number, so nobody can say whether it was "
-                "fooled; train another with another --seed"
-            )
-        rows = iterate.rows.cpu()
-        active = self._active[rows]
-        fooled = active & (predictions != self._samples.labels[rows])
-        before = self._seconds.clone()
-        self._seconds[rows[active]] += share
-        positions = rows.tolist()
-        for position, row in enumerate(positions):
-            if active[position]:
-                if fooled[position]:
-                    self._end(row, iterate, position, int(predictions[position]), failed_after=float(before[row]))
-                self._check_counts[row] += 1
-                self._query_counts[row] = iterate.query_count
-                self._gradient_counts[row] = iterate.gradient_count
-        self._active[rows[fooled]] = False
-        self._last, self._last_predictions = iterate, predictions.tolist()
-        self._journal.record(self._in_flight)
+        rows = checks.rows
+        if checks.shares.any():
+            self._seconds[rows] += seconds * checks.shares / checks.shares.sum()
         self.canceled = self.canceled or self._journal.canceled()
-        kept = self._active[rows] & (not self.canceled)
-        # What recording took is no part of the attack.
-        self._clock.restart()
-        return kept.to(iterate.rows.device)
+        fooled = checks.fooled & (checks.check_counts > 0)
+        ended: Flags = fooled | checks.finished | self.canceled
+        held = np.flatnonzero(~fooled & (checks.check_counts > 0))
+        self._settle(checks, held)
+        if ended.any():
+            self._end(checks, np.flatnonzero(ended), fooled)
+            self._active[rows[ended]] = False
+        self._journal.record(self._in_flight)
+        return ended
 
-    def finish(self) -> None:
-        """The attack has given up, or was canceled: samples that hold have survived their last check."""
-        if self._last is not None:
-            for position, row in enumerate(self._last.rows.tolist()):
-                if self._active[row]:
-                    self._end(row, self._last, position, self._last_predictions[position], failed_after=None)
-        self._active[:] = False
-        self._last = None
+    def _settle(self, checks: Checks, held: Counts) -> None:
+        """Samples that have held at a check: their failure lies beyond what they have cost until now."""
+        rows = checks.rows[held]
+        self._check_counts[rows] += checks.check_counts[held]
+        self._query_counts[rows] = checks.query_counts[held]
+        self._gradient_counts[rows] = checks.gradient_counts[held]
+        self._checked_seconds[rows] = self._seconds[rows]
 
-    def _end(self, row: int, iterate: Iterate, position: int, prediction: int, failed_after: float | None) -> None:
-        """Add a row's outcome; `failed_after` is the seconds at the check before the one it failed, if it failed."""
-        change = iterate.inputs[position].cpu() - self._samples.images[row]
-        failed = failed_after is not None
-        self._journal.add(
-            Outcome(
-                sample_index=int(self._samples.indices[row]),
-                verdict=Verdict.FAILED if failed else Verdict.SURVIVED,
-                label=int(self._samples.labels[row]),
-                clean_prediction=int(self._samples.clean_predictions[row]),
-                adversarial_prediction=prediction,
-                query_count_lower=self._query_counts[row],
-                query_count_upper=iterate.query_count if failed else None,
-                gradient_count_lower=self._gradient_counts[row],
-                gradient_count_upper=iterate.gradient_count if failed else None,
-                seconds_lower=failed_after if failed_after is not None else float(self._seconds[row]),
-                seconds_upper=float(self._seconds[row]) if failed else None,
-                distance_l2=float(change.norm()),
-                distance_linf=float(change.abs().max()),
-                distance_l0=int(change.count_nonzero()),
-                check_count=self._check_counts[row] + failed,
-                clean_seconds=float(self._samples.clean_seconds[row]),
-            )
+    def _end(self, checks: Checks, ended: Counts, fooled: Flags) -> None:
+        at = torch.from_numpy(ended).to(checks.inputs.device)
+        change = (checks.inputs[at] - checks.originals[at]).flatten(1)
+        outside = torch.stack([-checks.inputs[at].flatten(1).amin(1), checks.inputs[at].flatten(1).amax(1) - 1])
+        measures = torch.stack(
+            [change.norm(dim=1), change.abs().amax(dim=1), change.count_nonzero(dim=1).float(), outside.amax(dim=0)]
         )
+        if float(measures[3].max()) > 1e-5:
+            raise IntegrityViolated(
+                "the attack left the box of images with values in [0, 1]; report this as a defect of the attack"
+            )
+        for position, (l2, linf, l0, _) in zip(ended.tolist(), measures.T.tolist(), strict=True):
+            row = int(checks.rows[position])
+            failed = bool(fooled[position])
+            if not failed and not self._check_counts[row]:
+                # Canceled before its first check: nothing is known of it.
+                continue
+            query_count = int(checks.query_counts[position])
+            verdict = Verdict.REJECTED if checks.rejected[position] else Verdict.SURVIVED
+            self._journal.add(
+                Outcome(
+                    sample_index=int(self._samples.indices[row]),
+                    verdict=Verdict.FAILED if failed else verdict,
+                    label=int(self._samples.labels[row]),
+                    clean_prediction=int(self._samples.clean_predictions[row]),
+                    adversarial_prediction=int(checks.predictions[position]),
+                    query_count_lower=max(int(self._query_counts[row]), int(checks.held_counts[position]) * failed),
+                    query_count_upper=query_count if failed else None,
+                    gradient_count_lower=int(self._gradient_counts[row]),
+                    gradient_count_upper=int(checks.gradient_counts[position]) if failed else None,
+                    seconds_lower=float(self._checked_seconds[row]),
+                    seconds_upper=float(self._seconds[row]) if failed else None,
+                    distance_l2=l2,
+                    distance_linf=linf,
+                    distance_l0=int(l0),
+                    check_count=int(self._check_counts[row] + checks.check_counts[position] * failed),
+                    clean_seconds=float(self._samples.clean_seconds[row]),
+                )
+            )
 
     def _in_flight(self) -> list[InFlight]:
         return [
             InFlight(
                 int(self._samples.indices[row]),
-                self._check_counts[row],
-                self._query_counts[row],
-                self._gradient_counts[row],
-                float(self._seconds[row]),
+                int(self._check_counts[row]),
+                int(self._query_counts[row]),
+                int(self._gradient_counts[row]),
+                float(self._checked_seconds[row]),
             )
-            for row in self._active.nonzero().flatten().tolist()
+            for row in np.flatnonzero(self._active).tolist()
         ]
-
-
-def follow(iterates: Iterates, watch: Watch) -> None:
-    """Drive an attack through a watch until it ends or nothing is left of it."""
-    try:
-        iterate = next(iterates)
-        while True:
-            iterate = iterates.send(watch.check(iterate))
-    except StopIteration:
-        pass
-    finally:
-        iterates.close()
 
 
 def misclassified(samples: Samples, row: int) -> Outcome:

@@ -309,6 +309,8 @@ def attack_to_proto(attack: entries.Attack) -> attack_pb2.Attack:
         parameters=[_schema(parameter) for parameter in attack.parameters],
         norms=attack.norms,
         engines=attack.engines,
+        access=attack.access,
+        failure=attack.failure,
     )
 
 

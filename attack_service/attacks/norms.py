@@ -7,10 +7,10 @@ input value. Only in the 2-norm, by gradients whose squares a float32 cannot hol
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor
+
+from attack_service.attacks.randomness import normal, sample_keys, uniform
 
 
 def lengths(rows: Tensor, norm: str) -> Tensor:
@@ -47,21 +47,17 @@ def project(perturbation: Tensor, epsilon: float, norm: str) -> Tensor:
 
 def random_points(like: Tensor, epsilon: float, norm: str, *, seed: int, sample_indices: list[int]) -> Tensor:
     """A point of the ball for each sample, uniform, from the seed and the sample's index alone."""
+    keys = sample_keys(seed, sample_indices, "start", like.device)
     size = like[0].numel()
-    points = []
-    for index in sample_indices:
-        digest = hashlib.sha256(f"start:{seed}:{index}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
-        if norm == "inf":
-            point = torch.rand(size, generator=generator) * 2 - 1
-        elif norm == "2":
-            direction = torch.randn(size, generator=generator)
-            radius = torch.rand(1, generator=generator) ** (1 / size)
-            point = direction / direction.norm() * radius
-        else:
-            # The first d of d + 1 exponentials over their sum are uniform in the simplex; random signs fill the ball.
-            exponentials = torch.empty(size + 1).exponential_(generator=generator)
-            signs = torch.randint(0, 2, (size,), generator=generator) * 2 - 1
-            point = exponentials[:-1] / exponentials.sum() * signs
-        points.append(point * epsilon)
-    return torch.stack(points).reshape(like.shape).to(like)
+    if norm == "inf":
+        points = uniform(keys, 0, size) * 2 - 1
+    elif norm == "2":
+        direction = normal(keys, 0, size)
+        radius = uniform(keys, 1, 1) ** (1 / size)
+        points = direction / lengths(direction, "2") * radius
+    else:
+        # The first d of d + 1 exponentials over their sum are uniform in the simplex; random signs fill the ball.
+        exponentials = -torch.log1p(-uniform(keys, 0, size + 1))
+        signs = (uniform(keys, 1, size) < 0.5).to(like.dtype) * 2 - 1
+        points = exponentials[:, :-1] / exponentials.sum(dim=1, keepdim=True) * signs
+    return (points * epsilon).reshape(like.shape).to(like.dtype)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from attack_service.catalog import ATTACKS, DATASETS, DEFAULT_EPSILON, DEFENCES, MODELS, count_maxima, resolve
+from attack_service.catalog import ATTACKS, DATASETS, DEFENCES, MODELS, count_maxima, resolve
 from attack_service.errors import InvalidSpecification, UnknownName
 from attack_service.jobs import AttackSpec
+from attack_service.known_attacks import DEFAULT_EPSILON
 
 
 def specification(**fields: object) -> AttackSpec:

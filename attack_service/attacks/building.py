@@ -1,0 +1,26 @@
+"""Making the attack that a resolved specification asks for."""
+
+from __future__ import annotations
+
+from attack_service.attacks.lockstep import LockstepAttack
+from attack_service.attacks.pgd import PGD, fgm
+from attack_service.attacks.querying import QueryAttack
+from attack_service.jobs import AttackSpec
+
+
+def build(spec: AttackSpec) -> LockstepAttack | QueryAttack:
+    """The native attack of a specification that `catalog.resolve` has checked."""
+    parameters, norm, seed = spec.attack_parameters, spec.norm, spec.seed
+    match spec.attack:
+        case "fgm":
+            return fgm(epsilon=parameters["epsilon"], norm=norm)
+        case "pgd":
+            return PGD(
+                epsilon=parameters["epsilon"],
+                step_size=parameters["step_size"],
+                iteration_count=int(parameters["max_iterations"]),
+                norm=norm,
+                random_start=bool(parameters["random_start"]),
+                seed=seed,
+            )
+    raise ValueError(f"no attack is called {spec.attack!r}")

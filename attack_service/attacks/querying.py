@@ -1,0 +1,50 @@
+"""Attacks that go their own way with every sample, asking as many questions at once as they like.
+
+Black-box attacks are of this kind, and those of other libraries. `driving.drive_queries` runs many samples side by
+side, pools their questions into full batches, judges every answer, and ends a sample at the first question that fools
+the model.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Images (k, channels, height, width) in [0, 1] to ask the model about.
+
+    With an `objective`, (k, classes) logits to (k) numbers, or to (k, m) if `gradient_count` is m above 1, the answer
+    has gradients. A row's number may depend on its logits alone.
+    """
+
+    images: Tensor
+    objective: Callable[[Tensor], Tensor] | None = None
+    gradient_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Logits (k, classes), and the gradients that were asked for, (k, …) or (k, m, …)."""
+
+    logits: Tensor
+    gradients: Tensor | None
+
+
+Interview: TypeAlias = Generator[Question, Answer, None]
+
+
+class QueryAttack(ABC):
+    """An attack that goes its own way with every sample. Each image that it asks about is a check."""
+
+    @abstractmethod
+    def ask(self, image: Tensor, label: int, sample_index: int) -> Interview:
+        """Attack a sample, an image (channels, height, width) on the attack's device; ask at least once.
+
+        Returns when it gives up. Randomness derives from the attack's seed and `sample_index` alone.
+        """

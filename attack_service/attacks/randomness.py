@@ -1,0 +1,60 @@
+"""Random numbers that belong to a sample: the same in any batch, order, shard, attempt and on any device.
+
+A counter-based generator: the bits are splitmix64 (Steele, Lea and Flood, OOPSLA 2014, doi 10.1145/2660193.2660195) of
+the sample's key and a counter, in integer arithmetic that every device does alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def sample_keys(seed: int, sample_indices: Sequence[int], purpose: str, device: torch.device) -> Tensor:
+    """A key for each sample, (n), int64; other purposes and other seeds have unrelated ones."""
+    digest = hashlib.sha256(f"{purpose}:{seed}".encode()).digest()
+    base = int.from_bytes(digest[:8], "big", signed=True)
+    indices = torch.tensor(list(sample_indices), dtype=torch.int64, device=device)
+    return mix(mix(indices) + base)
+
+
+def uniform(keys: Tensor, counter: int | Tensor, size: int) -> Tensor:
+    """(n, size) numbers in [0, 1), multiples of 2^-24, float32; `counter`, of all or of each (n), names the draw."""
+    return _bits(keys, counter, size).float() * 2.0**-24
+
+
+def normal(keys: Tensor, counter: int | Tensor, size: int) -> Tensor:
+    """(n, size) standard normal numbers, float32, by Box and Muller."""
+    half = (size + 1) // 2
+    draws = _bits(keys, counter, 2 * half).double()
+    radius = (-2 * torch.log((draws[:, :half] + 1) * 2.0**-24)).sqrt()
+    angle = 2 * math.pi * 2.0**-24 * draws[:, half:]
+    return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)[:, :size].float()
+
+
+def mix(values: Tensor) -> Tensor:
+    """splitmix64's finalizer, a bijection of 64-bit integers, element by element."""
+    values = values + _signed(0x9E3779B97F4A7C15)
+    values = (values ^ _shift(values, 30)) * _signed(0xBF58476D1CE4E5B9)
+    values = (values ^ _shift(values, 27)) * _signed(0x94D049BB133111EB)
+    return values ^ _shift(values, 31)
+
+
+def _bits(keys: Tensor, counter: int | Tensor, size: int) -> Tensor:
+    """(n, size) integers of 24 random bits."""
+    streams = mix(keys + mix(torch.as_tensor(counter, dtype=torch.int64, device=keys.device)))
+    places = torch.arange(size, dtype=torch.int64, device=keys.device) * _signed(0x9E3779B97F4A7C15)
+    return _shift(mix(streams[:, None] + places), 40)
+
+
+def _shift(values: Tensor, count: int) -> Tensor:
+    """A logical shift to the right: torch's own keeps the sign."""
+    return (values >> count) & ((1 << (64 - count)) - 1)
+
+
+def _signed(number: int) -> int:
+    return number - 2**64 if number >= 2**63 else number

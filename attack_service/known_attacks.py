@@ -1,0 +1,109 @@
+"""The attacks that there are, and the parameters they take. `attacks.building` makes what is described here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attack_service.entries import Attack, ParameterSchema
+
+NORMS = ("inf", "2", "1")
+ENGINES = ("native", "art")
+
+# The budgets at which some digits fool a ResNet-50 and some do not: docs/attacks.md has the measurement. Under the norm
+# 1 an attack moves one pixel a step, and a larger epsilon changes nothing.
+DEFAULT_EPSILON = {"inf": 0.05, "2": 0.75, "1": 15.0}
+DEFAULT_ITERATION_COUNT = 10
+# An attack that never clips would reach the ball's surface after this share of its iterations.
+STEP_SHARE = 0.8
+
+# No image is further away, in any norm; a float32 can hold what is computed from it.
+LARGEST_EPSILON = 1e7
+
+EPSILON = ParameterSchema(
+    name="epsilon",
+    description=(
+        "The radius of the ball around the sample that the attack searches, in the chosen norm, for inputs in [0, 1]. "
+        f"Default by norm: inf {DEFAULT_EPSILON['inf']:g}, 2 {DEFAULT_EPSILON['2']:g}, 1 {DEFAULT_EPSILON['1']:g}; "
+        "at most 1 for the norm inf."
+    ),
+    default_value=DEFAULT_EPSILON["inf"],
+    minimum=0.0,
+    minimum_exclusive=True,
+    maximum=LARGEST_EPSILON,
+    default_derived=True,
+    unit="length in the norm",
+    paper_values=(0.001, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0),
+)
+STEP_SIZE = ParameterSchema(
+    name="step_size",
+    description=(
+        "The length of one step, in the chosen norm, for inputs in [0, 1]; at most epsilon. "
+        f"Default: epsilon / ({STEP_SHARE:g} x max_iterations), but at most epsilon."
+    ),
+    default_value=DEFAULT_EPSILON["inf"] / (STEP_SHARE * DEFAULT_ITERATION_COUNT),
+    minimum=0.0,
+    minimum_exclusive=True,
+    maximum=LARGEST_EPSILON,
+    default_derived=True,
+    unit="length in the norm",
+)
+MAX_ITERATIONS = ParameterSchema(
+    name="max_iterations",
+    description="The number of steps after which the attack gives up on a sample.",
+    default_value=float(DEFAULT_ITERATION_COUNT),
+    minimum=1.0,
+    minimum_exclusive=False,
+    maximum=100_000.0,
+    integer=True,
+    unit="steps",
+    paper_values=(10.0,),
+)
+RANDOM_START = ParameterSchema(
+    name="random_start",
+    description="1 starts at a random point of the ball, 0 at the sample itself. Native engine only.",
+    default_value=0.0,
+    minimum=0.0,
+    minimum_exclusive=False,
+    maximum=1.0,
+    integer=True,
+)
+
+FIXED_BUDGET = (
+    "The first iterate that the model gives another class than the true one; every iterate lies within epsilon. "
+    "Each is a check."
+)
+
+
+def _by_steps(parameters: Mapping[str, float]) -> tuple[int, int]:
+    """An evaluation of the clean sample, then a gradient and an evaluation a step."""
+    step_count = int(parameters.get("max_iterations", 1))
+    return step_count + 1, step_count
+
+
+ATTACKS: dict[str, Attack] = {
+    attack.name: attack
+    for attack in (
+        Attack(
+            "fgm",
+            "Fast gradient method: one step of length epsilon up the gradient of the loss "
+            "(Goodfellow et al., arXiv 1412.6572). A single check: it tells how many samples fail, not when.",
+            (EPSILON,),
+            NORMS,
+            ENGINES,
+            access="gradients",
+            failure=FIXED_BUDGET,
+            maxima=_by_steps,
+        ),
+        Attack(
+            "pgd",
+            "Projected gradient descent: many small steps up the gradient, each projected back onto the ball of "
+            "radius epsilon (Madry et al., arXiv 1706.06083). Every step is a check.",
+            (EPSILON, STEP_SIZE, MAX_ITERATIONS, RANDOM_START),
+            NORMS,
+            ENGINES,
+            access="gradients",
+            failure=FIXED_BUDGET,
+            maxima=_by_steps,
+        ),
+    )
+}
