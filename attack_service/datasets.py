@@ -31,11 +31,26 @@ _TEST_EVERY = 5  # a folder without a test split gives every fifth image of a cl
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Labelled images, kept as they were read: (n, channels, height, width), bytes, or floats in [0, 1]."""
+    """Labelled images, kept as they were read: (n, channels, height, width), bytes, or floats in [0, 1].
+
+    Raises `DatasetUnavailable` for other numbers, such as those that were normalised already.
+    """
 
     pixels: Tensor
     labels: Tensor
     image_size: int
+
+    def __post_init__(self) -> None:
+        if self.pixels.dtype == torch.uint8 or not len(self.pixels):
+            return
+        lowest, highest = float(self.pixels.min()), float(self.pixels.max())
+        # Written so that a NaN is refused too.
+        if not (self.pixels.is_floating_point() and lowest >= 0 and highest <= 1):
+            kind = str(self.pixels.dtype).removeprefix("torch.")
+            raise DatasetUnavailable(
+                f"the images are {kind} from {lowest:g} to {highest:g}; give them as bytes, or as floats in [0, 1] "
+                "without any normalisation, which is the model's first layer"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
