@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from attack_service.attacks.losses import doubt
 from attack_service.attacks.norms import steepest
 from attack_service.clocks import Clock, DeviceClock
 from attack_service.datasets import Split
+from attack_service.defences import Target
 from attack_service.errors import IntegrityViolated
 
 # Rounding (another device, folded batch norms) may move a sample that lies on the boundary between two classes:
@@ -19,27 +21,43 @@ from attack_service.errors import IntegrityViolated
 _TOLERATED_SHARE = 0.005
 _PROBE_EPSILON = 1e-6
 _BARELY_TRAINED = 1.5
+_UNLIKELY = 0.001
 
 
 @dataclass(frozen=True, slots=True)
 class CleanEvaluation:
-    """What the model says to clean samples of a split, and the device seconds that each one's answer cost.
+    """What a target says to clean samples of a split, and the device seconds that each one's answer cost.
 
-    Both have a place for every sample of the split; where a sample was not measured there is -1 and no number.
+    All three have a place for every sample of the split; where one was not measured there is -1, no number, and no
+    rejection. `predictions` are the likeliest classes, also where the defence abstains (`rejected`); correct is what is
+    right and not rejected. An answer costs the attacker `repeat_count` queries.
     """
 
     predictions: Tensor
     seconds: Tensor
     correct_count: int
     sample_count: int
+    rejected: Tensor
+    repeat_count: int = 1
 
     @property
     def accuracy(self) -> float:
         return self.correct_count / self.sample_count
 
     @property
+    def rejection_share(self) -> float:
+        return int(self.rejected.sum()) / self.sample_count
+
+    @property
     def seconds_per_query(self) -> float:
-        return float(self.seconds.nanmean())
+        return float(self.seconds.nanmean()) / self.repeat_count
+
+    def misclassified(self, labels: Tensor) -> Tensor:
+        """Which samples of the split the target answers wrongly, so that no attack is needed, (n) bool.
+
+        A rejected sample is none of them, whatever the model makes of it: nobody was given a wrong answer yet.
+        """
+        return (self.predictions != labels) & ~self.rejected
 
 
 @torch.no_grad()
@@ -56,11 +74,13 @@ def evaluate(
 ) -> CleanEvaluation | None:
     """Classify a whole split, or the samples at `indices`; None if canceled.
 
-    A batch's seconds are shared equally among its samples.
+    A batch's seconds, those of the defence included, are shared equally among its samples.
     """
+    target = model if isinstance(model, Target) else Target(model)
     clock = clock or DeviceClock(device)
     predictions = torch.full((len(split),), -1)
     seconds = torch.full((len(split),), torch.nan, dtype=torch.float64)
+    rejected = torch.zeros(len(split), dtype=torch.bool)
     chosen = torch.arange(len(split)) if indices is None else indices
     done_count = 0
     report(done_count)
@@ -69,13 +89,14 @@ def evaluate(
             return None
         images = split.images(batch).to(device)
         clock.restart()
-        batch_predictions = model(images).argmax(dim=1)
+        logits = target(images)
+        batch_predictions, batch_rejected = logits.argmax(dim=1), target.abstains(logits)
         seconds[batch] = clock.lap() / len(batch)
-        predictions[batch] = batch_predictions.cpu()
+        predictions[batch], rejected[batch] = batch_predictions.cpu(), batch_rejected.cpu()
         done_count += len(batch)
         report(done_count)
-    correct_count = int((predictions[chosen] == split.labels[chosen]).sum())
-    return CleanEvaluation(predictions, seconds, correct_count, len(chosen))
+    correct_count = int(((predictions == split.labels) & ~rejected)[chosen].sum())
+    return CleanEvaluation(predictions, seconds, correct_count, len(chosen), rejected, target.repeat_count)
 
 
 def require_same_accuracy(evaluation: CleanEvaluation, recorded_accuracy: float) -> None:
@@ -90,6 +111,34 @@ def require_same_accuracy(evaluation: CleanEvaluation, recorded_accuracy: float)
             f"the model that would be attacked classifies {evaluation.accuracy:.2%} of the test split correctly, "
             f"but {recorded_accuracy:.2%} was recorded when it was trained; remove it from the store and train anew"
         )
+
+
+def require_plausible_accuracy(evaluation: CleanEvaluation, repeated: CleanEvaluation) -> None:
+    """Raise `IntegrityViolated` if two evaluations of a target that answers by chance differ by more than chance.
+
+    With other draws of the defence on the same samples. Were a sample's answers right with one probability for all, the
+    one count, given the sum of both, would be hypergeometric (Fisher's exact test); probabilities of their own only
+    make the counts vary less. Refused is what lies outside of its central 99.9 %.
+    """
+    n, first, second = evaluation.sample_count, evaluation.correct_count, repeated.correct_count
+    if repeated.sample_count != n:
+        raise ValueError(f"{n} samples were evaluated first and {repeated.sample_count} then")
+    if 2 * _tail(n, min(first, second), first + second) < _UNLIKELY:
+        raise IntegrityViolated(
+            f"the defence answers by chance, but chance does not make the model classify {evaluation.accuracy:.2%} of "
+            f"{n} samples correctly once and {repeated.accuracy:.2%} then; report this as a defect"
+        )
+
+
+def _tail(n: int, count: int, total: int) -> float:
+    """The probability that of `total` correct answers among 2n at most `count` are among the first n."""
+
+    def log_choices(of: int, taken: int) -> float:
+        return math.lgamma(of + 1) - math.lgamma(taken + 1) - math.lgamma(of - taken + 1)
+
+    fewest = max(0, total - n)
+    logs = [log_choices(n, k) + log_choices(n, total - k) for k in range(fewest, count + 1)]
+    return math.fsum(math.exp(log - log_choices(2 * n, total)) for log in logs)
 
 
 def require_same_predictions(predictions: Tensor, expected: Tensor) -> None:
@@ -136,4 +185,15 @@ def barely_trained(accuracy: float, class_count: int) -> str | None:
     return (
         f"the model classifies {accuracy:.1%} of clean samples correctly, hardly better than chance ({chance:.1%}): "
         "its failure times say nothing about robustness; train it for longer with --epochs"
+    )
+
+
+def barely_answering(evaluation: CleanEvaluation, class_count: int) -> str | None:
+    """A sentence if hardly anything is right behind a defence, rejected samples included."""
+    if evaluation.accuracy > _BARELY_TRAINED / class_count:
+        return None
+    return (
+        f"behind the defence only {evaluation.accuracy:.1%} of clean samples are answered correctly "
+        f"({evaluation.rejection_share:.1%} are rejected): failure times of the others say little; "
+        "weaken it with --defence-parameter"
     )

@@ -78,6 +78,8 @@ class ModelRecord:
 
     `training_evaluation_count` counts forward and backward evaluations, a sample each, over all epochs. What is not
     known of a model that was trained elsewhere is 0, and `training_cost_known` tells whether its seconds are.
+    `defended_accuracy` is that behind the defence, where a rejected sample is not correct; `randomized` says that the
+    defence answers by chance.
     """
 
     weights_digest: str
@@ -93,6 +95,9 @@ class ModelRecord:
     from_store: bool = False
     training_cost_known: bool = True
     training_evaluation_count: int = 0
+    defended_accuracy: float = 0.0
+    clean_rejection_share: float = 0.0
+    randomized: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,9 @@ def model_record_to_proto(record: ModelRecord) -> attack_pb2.ModelRecord:
         from_store=record.from_store,
         training_cost_known=record.training_cost_known,
         training_evaluation_count=record.training_evaluation_count,
+        defended_accuracy=record.defended_accuracy,
+        clean_rejection_share=record.clean_rejection_share,
+        randomized=record.randomized,
     )
 
 
@@ -118,6 +121,9 @@ def model_record_from_proto(message: attack_pb2.ModelRecord) -> ModelRecord:
         from_store=message.from_store,
         training_cost_known=message.training_cost_known,
         training_evaluation_count=message.training_evaluation_count,
+        defended_accuracy=message.defended_accuracy,
+        clean_rejection_share=message.clean_rejection_share,
+        randomized=message.randomized,
     )
 
 

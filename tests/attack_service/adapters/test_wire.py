@@ -32,6 +32,7 @@ SPECS = st.builds(
 MODEL_RECORDS = st.builds(
     ModelRecord,
     *(TEXTS, NANOSECONDS, COUNTS, COUNTS, SHARES, COUNTS, LONG_COUNTS, COUNTS, TEXTS, TEXTS, st.booleans()),
+    *(st.booleans(), LONG_COUNTS, SHARES, SHARES, st.booleans()),
 )
 PROGRESSES = st.builds(
     Progress,
