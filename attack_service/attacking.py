@@ -12,6 +12,7 @@ from attack_service.attacks.building import build
 from attack_service.attacks.lockstep import LockstepAttack
 from attack_service.clocks import DeviceClock
 from attack_service.datasets import Dataset
+from attack_service.defences import Target
 from attack_service.driving import drive_lockstep, drive_queries
 from attack_service.errors import InvalidSpecification
 from attack_service.evaluating import CleanEvaluation, require_harmless_probe, require_same_predictions
@@ -28,14 +29,15 @@ def attack(
     dataset: Dataset,
     indices: Tensor,
     handle: Handle,
+    target: Target,
     clean: CleanEvaluation,
     ledger: Ledger,
     device: torch.device,
 ) -> State:
     """Attack the samples at these positions of the test split; those recorded by earlier attempts are left out.
 
-    `clean` is the evaluation of the whole split. Returns `State.SUCCEEDED`, or `State.CANCELED` once every sample under
-    attack is recorded.
+    `handle` asks the `target`, and `clean` is its evaluation on the whole split. Returns `State.SUCCEEDED`, or
+    `State.CANCELED` once every sample under attack is recorded.
     """
     recorded = ledger.recorded_verdicts()
     journal = Journal(
@@ -43,44 +45,61 @@ def attack(
         total_count=len(indices),
         recorded=recorded.values(),
         seconds_per_query=clean.seconds_per_query,
-        check_maximum=catalog.count_maxima(spec)[0] // spec.sample_count,
+        check_maximum=catalog.count_maxima(spec)[0] // (spec.sample_count * target.repeat_count),
     )
     left = torch.tensor([index for index in indices.tolist() if index not in recorded], dtype=torch.int64)
     samples = Samples(
         left, dataset.test.labels[left], clean.predictions[left], clean.seconds[left], dataset.test.images
     )
-    correct = samples.clean_predictions == samples.labels
-    wrong, attackable = samples.take(~correct), samples.take(correct)
+    answered_wrong = clean.misclassified(dataset.test.labels)[left]
+    wrong, attackable = samples.take(answered_wrong), samples.take(~answered_wrong)
     for row in range(len(wrong)):
         journal.add(misclassified(wrong, row))
     journal.record(now=True)
     if len(attackable) and not journal.canceled():
-        _attack(spec, dataset, attackable, handle, journal, device)
+        _attack(spec, dataset, attackable, handle, target, journal, device)
     canceled = journal.canceled()
     journal.record(now=True)
     return State.CANCELED if canceled else State.SUCCEEDED
 
 
 def _attack(
-    spec: AttackSpec, dataset: Dataset, samples: Samples, handle: Handle, journal: Journal, device: torch.device
+    spec: AttackSpec,
+    dataset: Dataset,
+    samples: Samples,
+    handle: Handle,
+    target: Target,
+    journal: Journal,
+    device: torch.device,
 ) -> None:
     first = samples.take(torch.arange(min(spec.batch_size, len(samples))))
     images, labels = first.images(first.indices).to(device), first.labels.to(device)
-    require_harmless_probe(handle.model, images[:_PROBE_COUNT], labels[:_PROBE_COUNT])
-    judge = Judge(spec.attack_parameters.get("epsilon", math.inf), spec.norm)
-    watch, clock = Watch(samples, journal), DeviceClock(device)
+    _probe(target, images[:_PROBE_COUNT], labels[:_PROBE_COUNT])
+    judge = Judge(spec.attack_parameters.get("epsilon", math.inf), spec.norm, target.abstains)
+    watch, clock = Watch(samples, journal, target.repeat_count), DeviceClock(device)
     if spec.engine == "art":
-        _require_art_sees(handle.model, images, first, dataset, device)
+        _require_art_sees(target, images, first, dataset, device)
         # ART takes seconds to import, and a worker that never attacks with it need not have it.
         from attack_service.attacks.art import attack_with_art
 
-        attack_with_art(spec, handle.model, samples, judge, watch, clock, device, class_count=dataset.class_count)
-        return
+        attack_with_art(spec, target, samples, judge, watch, clock, device, class_count=dataset.class_count)
+        return None
     attacking = build(spec)
     if isinstance(attacking, LockstepAttack):
         drive_lockstep(attacking, samples, handle, judge, watch, clock, device)
     else:
         drive_queries(attacking, samples, handle, judge, watch, clock, device)
+    return watch.canceled
+
+
+def _probe(target: Target, images: Tensor, labels: Tensor) -> None:
+    # Where the answers are drawn anew for the least change, almost nothing may well make the difference.
+    probed = target.model if target.randomized else target
+    with torch.no_grad():
+        # Of a rejected sample the model may make another class than the true one.
+        right = probed(images).argmax(dim=1) == labels
+    if bool(right.any()):
+        require_harmless_probe(probed, images[right], labels[right])
 
 
 def _require_art_sees(

@@ -16,6 +16,7 @@ from attack_service.jobs import AttackSpec
 from attack_service.known_attacks import ATTACKS as ATTACKS
 from attack_service.known_attacks import DEFAULT_EPSILON, STEP_SHARE
 from attack_service.known_defences import DEFENCES as DEFENCES
+from attack_service.known_defences import answer_price
 
 Entry = TypeVar("Entry", Model, Attack, Defence, Dataset)
 
@@ -128,7 +129,9 @@ def divide(spec: AttackSpec, worker_count: int) -> AttackSpec:
 
 def count_maxima(spec: AttackSpec) -> tuple[int, int]:
     """The most queries and gradients that a resolved specification's attack may spend, over all samples."""
-    queries, gradients = ATTACKS[spec.attack].maxima(spec.attack_parameters)
+    attack = ATTACKS[spec.attack]
+    answers, gradients = attack.maxima(spec.attack_parameters)
+    queries = answers * answer_price(spec.defence, spec.defence_parameters, attack.access)
     return spec.sample_count * queries, spec.sample_count * gradients
 
 

@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
 from attack_service.attacks.randomness import mix, normal
+from attack_service.known_defences import answer_price
 
 # From this depth on a float32 in [0, 1] has no more bits to lose.
 _FULL_DEPTH = 24
@@ -53,15 +54,15 @@ def defend(
 ) -> Target:
     """The model behind the defence of this name; parameters are those that `catalog.resolve` has checked.
 
-    `access` is what the attacker sees of the model. Who has its `gradients` has its weights and averages the noise on
-    its output from one forward evaluation; anyone else has to ask for every answer.
+    `access` is what the attacker sees of the model (`known_defences.answer_price` says why that matters).
     Raises `KeyError` for a defence that the catalogue does not know.
     """
     if name in ("none", "gaussian-augmentation", "adversarial-training"):
         return Target(model)
     if name == "gaussian-noise":
-        repeat_count = int(parameters["repeats"])
-        return _NoisyOutput(model, parameters["deviation"], repeat_count, seed, holds_weights=access == "gradients")
+        noisy = _NoisyOutput(model, parameters["deviation"], int(parameters["repeats"]), seed)
+        noisy.repeat_count = answer_price(name, parameters, access)
+        return noisy
     if name == "high-confidence":
         return _HighConfidence(model, parameters["cutoff"])
     transforms: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
@@ -80,13 +81,10 @@ class _NoisyOutput(Target):
 
     randomized = True
 
-    def __init__(
-        self, model: nn.Module, deviation: float, repeat_count: int, seed: int, *, holds_weights: bool
-    ) -> None:
+    def __init__(self, model: nn.Module, deviation: float, draw_count: int, seed: int) -> None:
         super().__init__(model)
-        self.repeat_count = 1 if holds_weights else repeat_count
         self._deviation = deviation
-        self._draw_count = repeat_count
+        self._draw_count = draw_count
         digest = hashlib.sha256(f"gaussian-noise:{seed}".encode()).digest()
         self._base = int.from_bytes(digest[:8], "big", signed=True)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from attack_service.entries import Defence, ParameterSchema
 
 _PAPER_DEVIATIONS = (0.001, 0.01, 0.1, 0.3, 0.5, 1.0)
@@ -98,3 +100,12 @@ DEFENCES: dict[str, Defence] = {
         ),
     )
 }  # fmt: skip
+
+
+def answer_price(defence: str, parameters: Mapping[str, float], access: str) -> int:
+    """How many forward evaluations of the model one answer of this defence costs who sees `access` of the model.
+
+    A defence that answers by chance is judged by the mean of `repeats` answers. Who sees `gradients` has the weights,
+    and averages noise on the output of one forward evaluation; anyone else has to ask for every answer.
+    """
+    return int(parameters["repeats"]) if defence == "gaussian-noise" and access != "gradients" else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,13 +10,17 @@ from torch import Tensor, nn
 
 from attack_service import datasets, models
 from attack_service.attacking import attack
+from attack_service.catalog import ATTACKS
 from attack_service.checkpoints import Store
 from attack_service.datasets import Dataset, balanced_indices, shard_positions
+from attack_service.defences import Target, defend
 from attack_service.devices import choose_device, device_identity, device_name, disturbance, exact_arithmetic
 from attack_service.errors import DatasetUnavailable, MemoryExhausted
 from attack_service.evaluating import (
     CleanEvaluation,
+    barely_answering,
     barely_trained,
+    require_plausible_accuracy,
     require_prepared_predictions,
     require_same_accuracy,
 )
@@ -72,33 +77,75 @@ def _run(
     classifier, record = prepared
 
     model = models.freeze(classifier, device)
-    handle = _handle(model, spec, dataset, own, ledger, device)
-    clean = measure(model, spec, dataset, ledger, device, indices=None if preparation is None else own)
+    target = _defended(model, spec)
+    handle = _handle(target, spec, dataset, own, ledger, device)
+    if preparation is None:
+        clean = _made_ready(model, target, spec, record, dataset, indices, ledger, device)
+    else:
+        clean = measure(target, spec, dataset, ledger, device, indices=own)
     if clean is None:
         return State.CANCELED
-    if preparation is None:
-        _make_ready(clean, record, dataset, indices, ledger)
-    else:
+    if preparation is not None:
         require_prepared_predictions(clean.predictions[own], torch.tensor(preparation.clean_predictions)[positions])
         if record.attack_device_name != preparation.record.attack_device_name:
             ledger.timing_violation(
                 f"samples were attacked on {preparation.record.attack_device_name} and on {record.attack_device_name}, "
                 "whose seconds cannot be compared"
             )
-    state = attack(spec, dataset, own, handle, clean, ledger, device)
+    state = attack(spec, dataset, own, handle, target, clean, ledger, device)
     violation = disturbance(device, ledger.neighbour_count())
     if violation is not None:
         ledger.timing_violation(violation)
     return state
 
 
-def _make_ready(clean: CleanEvaluation, record: ModelRecord, dataset: Dataset, indices: Tensor, ledger: Ledger) -> None:
-    """Check the model that the job will attack, and let the other shards begin."""
+def _defended(model: nn.Module, spec: AttackSpec, seed: int | None = None) -> Target:
+    """The model behind the job's defence, whose draws come from the job's seed or another."""
+    seed = spec.seed if seed is None else seed
+    access = ATTACKS[spec.attack].access
+    return defend(model, spec.defence, spec.defence_parameters, seed=seed, access=access)
+
+
+def _made_ready(
+    model: nn.Module,
+    target: Target,
+    spec: AttackSpec,
+    record: ModelRecord,
+    dataset: Dataset,
+    indices: Tensor,
+    ledger: Ledger,
+    device: torch.device,
+) -> CleanEvaluation | None:
+    """Check the model that the job will attack, measure what its defence makes of it, and let the other shards begin.
+
+    The evaluation of the target on the whole test split; None if the job was canceled meanwhile.
+    """
+    clean = measure(model, spec, dataset, ledger, device)
+    if clean is None:
+        return None
     require_same_accuracy(clean, record.clean_accuracy)
     warning = barely_trained(record.clean_accuracy, dataset.class_count)
+    if type(target) is not Target:
+        behind = measure(target, spec, dataset, ledger, device)
+        if behind is None:
+            return None
+        clean = behind
+        warning = warning or barely_answering(clean, dataset.class_count)
+    if target.randomized:
+        repeated = measure(_defended(model, spec, (spec.seed + 1) % 2**64), spec, dataset, ledger, device)
+        if repeated is None:
+            return None
+        require_plausible_accuracy(clean, repeated)
     if warning is not None:
         ledger.warn(warning)
+    record = replace(
+        record,
+        defended_accuracy=clean.accuracy,
+        clean_rejection_share=clean.rejection_share,
+        randomized=target.randomized,
+    )
     ledger.model_ready(Preparation(record, dataset.test.digest(), tuple(clean.predictions[indices].tolist())))
+    return clean
 
 
 def _handle(

@@ -145,12 +145,17 @@ class Journal:
 
 
 class Watch:
-    """Keeps the clocks of samples under attack, and writes their outcomes to a journal."""
+    """Keeps the clocks of samples under attack, and writes their outcomes to a journal.
 
-    def __init__(self, samples: Samples, journal: Journal) -> None:
+    `answer_price` is the number of queries that one answer of the target costs: several, if the defence answers by
+    chance and the attacker has to average.
+    """
+
+    def __init__(self, samples: Samples, journal: Journal, answer_price: int = 1) -> None:
         n = len(samples)
         self._samples = samples
         self._journal = journal
+        self._answer_price = answer_price
         self._active = np.zeros(n, dtype=bool)
         self._seconds = np.zeros(n)
         self._query_counts = np.zeros(n, dtype=np.int64)
@@ -209,6 +214,7 @@ class Watch:
             if not failed and not self._check_counts[row]:
                 # Canceled before its first check: nothing is known of it.
                 continue
+            held_count = max(int(self._query_counts[row]), int(checks.held_counts[position]) * failed)
             query_count = int(checks.query_counts[position])
             verdict = Verdict.REJECTED if checks.rejected[position] else Verdict.SURVIVED
             self._journal.add(
@@ -218,8 +224,8 @@ class Watch:
                     label=int(self._samples.labels[row]),
                     clean_prediction=int(self._samples.clean_predictions[row]),
                     adversarial_prediction=int(checks.predictions[position]),
-                    query_count_lower=max(int(self._query_counts[row]), int(checks.held_counts[position]) * failed),
-                    query_count_upper=query_count if failed else None,
+                    query_count_lower=held_count * self._answer_price,
+                    query_count_upper=query_count * self._answer_price if failed else None,
                     gradient_count_lower=int(self._gradient_counts[row]),
                     gradient_count_upper=int(checks.gradient_counts[position]) if failed else None,
                     seconds_lower=float(self._checked_seconds[row]),
@@ -237,7 +243,7 @@ class Watch:
             InFlight(
                 int(self._samples.indices[row]),
                 int(self._check_counts[row]),
-                int(self._query_counts[row]),
+                int(self._query_counts[row]) * self._answer_price,
                 int(self._gradient_counts[row]),
                 float(self._checked_seconds[row]),
             )
