@@ -176,7 +176,7 @@ def drive_queries(
             if not fooled[place]:
                 finished[position] = not one.hear(evaluation, slice(begin, begin + counts[position]), places.stop)
         seconds = clock.lap()
-        spent = judged - first + 1
+        asked_count = judged - first + 1
         ended = watch.record(
             Checks(
                 rows=np.array([one.row for one, _ in asked]),
@@ -185,10 +185,10 @@ def drive_queries(
                 predictions=predictions[judged],
                 fooled=fooled[judged].astype(bool),
                 rejected=rejected[judged].astype(bool),
-                check_counts=spent,
-                query_counts=before[:, 0] + spent,
-                gradient_counts=before[:, 1] + kind * (spent - 1),
-                held_counts=before[:, 0] + spent - 1,
+                check_counts=asked_count,
+                query_counts=before[:, 0] + asked_count,
+                gradient_counts=before[:, 1] + kind * (asked_count - 1),
+                held_counts=before[:, 0] + asked_count - 1,
                 shares=counts,
                 finished=finished,
             ),
