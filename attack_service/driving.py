@@ -20,7 +20,7 @@ from attack_service.clocks import Clock
 from attack_service.errors import IntegrityViolated
 from attack_service.handles import Evaluation, Handle, Objective
 from attack_service.judging import Judge
-from attack_service.watching import Checks, Counts, Samples, Watch
+from attack_service.watching import Checks, Counts, Flags, Samples, Watch
 
 _IDLE = -1
 # Some sums over a single row are divided among threads, and then rounded otherwise than those over many.
@@ -156,10 +156,17 @@ def drive_queries(
         evaluation = handle.evaluate(inputs, _pooled_objective(asked))
         judgement = judge.judge(inputs, originals[owners], labels[owners], evaluation.logits)
         facts = torch.stack(
-            [judgement.predictions, judgement.fooled, judgement.rejected, evaluation.logits.isnan().any(dim=1)]
+            [
+                judgement.predictions,
+                judgement.predictions != labels[owners],
+                judgement.fooled,
+                judgement.rejected,
+                evaluation.logits.isnan().any(dim=1),
+            ]
         )
-        predictions, fooled, rejected, broken = facts.cpu().numpy()
+        predictions, wrong, fooled, rejected, broken = facts.cpu().numpy()
         _require_numbers(broken)
+        misclassified = (wrong != 0) & (rejected == 0)
         # The first question that fooled the model, or else the last one.
         judged = np.array(
             [
@@ -174,7 +181,9 @@ def drive_queries(
             one.gradient_count += kind * (places.stop - places.start)
             one.last = (inputs[place], int(predictions[place]), bool(rejected[place]))
             if not fooled[place]:
-                finished[position] = not one.hear(evaluation, slice(begin, begin + counts[position]), places.stop)
+                finished[position] = not one.hear(
+                    evaluation, misclassified, slice(begin, begin + counts[position]), places.stop
+                )
         seconds = clock.lap()
         asked_count = judged - first + 1
         ended = watch.record(
@@ -227,21 +236,29 @@ class _Live:
     def unanswered_count(self) -> int:
         return len(self.question.images) - self.answered_count
 
-    def hear(self, evaluation: Evaluation, rows: slice, answered_count: int) -> bool:
+    def hear(self, evaluation: Evaluation, misclassified: Flags, rows: slice, answered_count: int) -> bool:
         """Take the answers in these rows; False if the attack has heard enough and gives up."""
         gradients = None if evaluation.gradients is None else evaluation.gradients[rows]
-        self.answers.append(Answer(evaluation.logits[rows], gradients))
+        self.answers.append(Answer(evaluation.logits[rows], gradients, misclassified[rows]))
         self.answered_count = answered_count
         if self.unanswered_count:
             return True
-        logits = torch.cat([answer.logits for answer in self.answers])
-        parts = [answer.gradients for answer in self.answers if answer.gradients is not None]
+        answer = self.answers[0] if len(self.answers) == 1 else _joined(self.answers)
         self.answers, self.answered_count = [], 0
         try:
-            self.question = self.interview.send(Answer(logits, torch.cat(parts) if parts else None))
+            self.question = self.interview.send(answer)
         except StopIteration:
             return False
         return True
+
+
+def _joined(answers: list[Answer]) -> Answer:
+    parts = [answer.gradients for answer in answers if answer.gradients is not None]
+    return Answer(
+        torch.cat([answer.logits for answer in answers]),
+        torch.cat(parts) if parts else None,
+        np.concatenate([answer.misclassified for answer in answers]),
+    )
 
 
 def _arrivals(samples: Samples, rows: list[int], device: torch.device) -> Arrivals:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 
@@ -30,10 +32,15 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Logits (k, classes), and the gradients that were asked for, (k, …) or (k, m, …)."""
+    """Logits (k, classes), and the gradients that were asked for, (k, …) or (k, m, …).
+
+    `misclassified` (k) is what a defender's public answer gives away: whether the image got another class than the true
+    one, and no abstention. It lies in the memory of the host, so that to branch on it waits for no device.
+    """
 
     logits: Tensor
     gradients: Tensor | None
+    misclassified: npt.NDArray[np.bool_]
 
 
 Interview: TypeAlias = Generator[Question, Answer, None]
