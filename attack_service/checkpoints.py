@@ -17,56 +17,48 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
 from attack_service.errors import CheckpointInvalid
+from attack_service.records import MODELS, RECORDS, StoredModel, decode
 
 Tensors = dict[str, Tensor]
 
 # A file that is being written changes all the time; one that has not changed for so long is nobody's.
 _ABANDONED_SECONDS = 3600.0
 
+# What a state of training says of its best epoch, and how each number is read.
+_STANDING: dict[str, Callable[[str], Any]] = {"best_epoch": int, "best_correct_count": int, "best_loss": float}
+
 
 @dataclass(frozen=True, slots=True)
-class StoredModel:
-    """What the store knows of a trained model. Seconds are synchronised device time over all epochs.
+class Standing:
+    """How a model stood on the samples held out of its training, after an epoch: how many correct, the mean loss."""
 
-    Raises `ValueError` for what cannot be a record, such as one that was edited by hand.
-    """
+    epoch: int = 0
+    correct_count: int = -1
+    loss: float = math.inf
 
-    weights_digest: str
-    training_seconds: float
-    training_sample_count: int
-    epoch_count: int
-    clean_accuracy: float
-    test_sample_count: int
-    training_device_name: str
-
-    def __post_init__(self) -> None:
-        numbers = (self.training_seconds, self.clean_accuracy)
-        counts = (self.training_sample_count, self.epoch_count, self.test_sample_count)
-        if not (
-            all(isinstance(text, str) for text in (self.weights_digest, self.training_device_name))
-            and all(isinstance(number, int | float) and math.isfinite(number) and number >= 0 for number in numbers)
-            and all(isinstance(count, int) and count > 0 for count in counts)
-            and self.clean_accuracy <= 1
-        ):
-            raise ValueError(f"{self} is no record of a trained model")
+    def better_than(self, other: Standing) -> bool:
+        return (self.correct_count, -self.loss) > (other.correct_count, -other.loss)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """Training after its last finished epoch: weights, momentum, the seconds spent so far."""
+    """Training after its last finished epoch: weights, momentum, the best weights, what was spent so far."""
 
     epoch: int
     seconds: float
     tensors: Tensors
+    evaluation_count: int = 0
+    best: Standing = Standing()
 
 
 class Store:
@@ -93,9 +85,8 @@ class Store:
         except OSError as error:
             raise _unreadable(path, error) from error
         try:
-            entries = json.loads(content)
-            stored = StoredModel(**{field.name: entries[field.name] for field in fields(StoredModel)})
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            stored, _ = decode(content)
+        except ValueError as error:
             raise _move_aside(path, "is not a record of a model") from error
         weights_path = self._weights_path(stored.weights_digest)
         try:
@@ -131,7 +122,10 @@ class Store:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
             if metadata["digest"] != _digest(tensors):
                 raise ValueError("the tensors are not those that were stored")
-            return TrainingState(int(metadata["epoch"]), float(metadata["seconds"]), tensors)
+            best = Standing(*(read(metadata[name]) for name, read in _STANDING.items()))
+            return TrainingState(
+                int(metadata["epoch"]), float(metadata["seconds"]), tensors, int(metadata["evaluation_count"]), best
+            )
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError, ValueError, KeyError):
@@ -142,13 +136,16 @@ class Store:
         """Store an epoch's end; the latest wins."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
         metadata = {"epoch": str(state.epoch), "seconds": repr(state.seconds), "digest": _digest(tensors)}
+        metadata["evaluation_count"] = str(state.evaluation_count)
+        standing = (state.best.epoch, state.best.correct_count, state.best.loss)
+        metadata |= {name: repr(value) for name, value in zip(_STANDING, standing, strict=True)}
         self._write(self._training_path(key), save(tensors, metadata), durable=False)
 
     def _weights_path(self, digest: str) -> Path:
-        return self._root / "models" / f"{digest}.safetensors"
+        return self._root / MODELS / f"{digest}.safetensors"
 
     def _record_path(self, key: str) -> Path:
-        return self._root / "records" / f"{key}.json"
+        return self._root / RECORDS / f"{key}.json"
 
     def _training_path(self, key: str) -> Path:
         return self._root / "training" / f"{key}.safetensors"

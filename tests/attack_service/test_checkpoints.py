@@ -6,19 +6,21 @@ import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from attack_service.checkpoints import Store, StoredModel, TrainingState
+from attack_service.checkpoints import Standing, Store, TrainingState
 from attack_service.errors import CheckpointInvalid
+from attack_service.records import StoredModel, trained_models
 
 WEIGHTS = {"layer.weight": torch.arange(6.0).reshape(2, 3), "count": torch.tensor(3)}
 
 
 def stored_model(digest: str) -> StoredModel:
-    return StoredModel(digest, 12.5, 100, 2, 0.75, 40, "a device")
+    return StoredModel(digest, 12.5, 100, 400, 2, 0.75, 40, "a device", 7, "float32", 1.7e9)
 
 
 @pytest.fixture
@@ -92,10 +94,10 @@ def test_a_record_whose_values_cannot_be_is_no_record(store: Store, tmp_path: Pa
 
 def test_training_under_way_is_kept_until_the_model_is_there(store: Store) -> None:
     store.save_training("other", TrainingState(1, 3.25, WEIGHTS))
-    store.save_training("other", TrainingState(2, 6.5, WEIGHTS))
+    store.save_training("other", TrainingState(2, 6.5, WEIGHTS, 1234, Standing(1, 30, 0.1)))
     state = store.load_training("other")
     assert state is not None
-    assert (state.epoch, state.seconds) == (2, 6.5)
+    assert (state.epoch, state.seconds, state.evaluation_count, state.best) == (2, 6.5, 1234, Standing(1, 30, 0.1))
     assert torch.equal(state.tensors["layer.weight"], WEIGHTS["layer.weight"])
     store.save_record("other", stored_model(store.save_weights(WEIGHTS)), {})
     assert store.load_training("other") is None
@@ -151,3 +153,21 @@ def test_a_store_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
     blocked.write_text("")
     with pytest.raises(CheckpointInvalid, match="start the worker with another --store"):
         Store(blocked).save_weights(WEIGHTS)
+
+
+def test_trained_models_are_listed_newest_first_without_those_that_could_not_be_attacked(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    specification = {
+        "model": "resnet18", "dataset": "digits", "stem": "imagenet", "image_size": 16, "epoch_count": 2, "seed": 3,
+        "class_count": 10,
+    }  # fmt: skip
+    for number, moment in enumerate((1.7e9, 1.8e9)):
+        digest = store.save_weights(WEIGHTS | {"number": torch.tensor(number)})
+        store.save_record(f"key{number}", replace(stored_model(digest), create_time=moment), specification)
+    store.save_record("gone", stored_model("0" * 64), specification)
+    (tmp_path / "records" / "damaged.json").write_text("{")
+    newest, oldest = trained_models(tmp_path)
+    assert newest.create_time > oldest.create_time
+    assert (newest.spec.model, newest.spec.dataset, newest.spec.seed) == ("resnet18", "digits", 3)
+    assert (newest.record.class_count, newest.record.clean_accuracy, newest.record.from_store) == (10, 0.75, True)
+    assert trained_models(tmp_path / "nowhere") == ()
