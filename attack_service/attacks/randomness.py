@@ -28,32 +28,37 @@ def uniform(keys: Tensor, counter: int | Tensor, size: int) -> Tensor:
 
 
 def normal(keys: Tensor, counter: int | Tensor, size: int) -> Tensor:
-    """(n, size) standard normal numbers, float32, by Box and Muller."""
-    half = (size + 1) // 2
-    draws = _bits(keys, counter, 2 * half).double()
-    radius = (-2 * torch.log((draws[:, :half] + 1) * 2.0**-24)).sqrt()
-    angle = 2 * math.pi * 2.0**-24 * draws[:, half:]
-    return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)[:, :size].float()
+    """(n, size) standard normal numbers, float32, by Box and Muller; both numbers of a pair come from the same bits."""
+    words = _words(keys, counter, (size + 1) // 2)
+    radius = _shift(words, 40).float().add_(1).mul_(2.0**-24).log_().mul_(-2).sqrt_()
+    angle = _shift(words, 16).bitwise_and_(2**24 - 1).float().mul_(2 * math.pi * 2.0**-24)
+    return torch.cat([radius * angle.cos(), radius * angle.sin_()], dim=1)[:, :size]
 
 
 def mix(values: Tensor) -> Tensor:
     """splitmix64's finalizer, a bijection of 64-bit integers, element by element."""
+    # In place after the first line: black-box attacks draw as many numbers as they ask pixels.
     values = values + _signed(0x9E3779B97F4A7C15)
-    values = (values ^ _shift(values, 30)) * _signed(0xBF58476D1CE4E5B9)
-    values = (values ^ _shift(values, 27)) * _signed(0x94D049BB133111EB)
-    return values ^ _shift(values, 31)
+    values.bitwise_xor_(_shift(values, 30)).mul_(_signed(0xBF58476D1CE4E5B9))
+    values.bitwise_xor_(_shift(values, 27)).mul_(_signed(0x94D049BB133111EB))
+    return values.bitwise_xor_(_shift(values, 31))
 
 
 def _bits(keys: Tensor, counter: int | Tensor, size: int) -> Tensor:
     """(n, size) integers of 24 random bits."""
+    return _shift(_words(keys, counter, size), 40)
+
+
+def _words(keys: Tensor, counter: int | Tensor, size: int) -> Tensor:
+    """(n, size) integers of 64 random bits."""
     streams = mix(keys + mix(torch.as_tensor(counter, dtype=torch.int64, device=keys.device)))
     places = torch.arange(size, dtype=torch.int64, device=keys.device) * _signed(0x9E3779B97F4A7C15)
-    return _shift(mix(streams[:, None] + places), 40)
+    return mix(streams[:, None] + places)
 
 
 def _shift(values: Tensor, count: int) -> Tensor:
     """A logical shift to the right: torch's own keeps the sign."""
-    return (values >> count) & ((1 << (64 - count)) - 1)
+    return (values >> count).bitwise_and_((1 << (64 - count)) - 1)
 
 
 def _signed(number: int) -> int:
