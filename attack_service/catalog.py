@@ -6,6 +6,7 @@ Names and numbers only: the attack server answers from here without loading torc
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TypeVar
@@ -24,6 +25,8 @@ STEMS = ("imagenet", "cifar")
 
 DEFAULT_DATASET = "digits"
 DEFAULT_IMAGE_SIZE = 32
+# What torchvision's weights were trained for.
+WEIGHTS_IMAGE_SIZE = 224
 DEFAULT_SAMPLE_COUNT = 200
 DEFAULT_BATCH_SIZE = 64
 
@@ -32,6 +35,9 @@ _SMALLEST_IMAGE_SIZE = 8
 # Each has a log of its own, and every resume token says how far each was read.
 LARGEST_SHARD_COUNT = 256
 _LONGEST_PATH = 4096
+PROGRAM = "program"
+"""The name of the model where the user brings a program."""
+SUFFIXES = {"checkpoint": (".safetensors", ".pt", ".pth"), "program": (".pt2",)}
 
 
 def _by_name(entries: Iterable[Entry]) -> dict[str, Entry]:
@@ -71,21 +77,22 @@ def resolve(spec: AttackSpec) -> AttackSpec:
     Resolving a resolved specification changes nothing. Raises `UnknownName` or `InvalidSpecification`, whose `field`
     is the path in the request, such as `spec.attack_parameters.epsilon`.
     """
-    model = _known("model", spec.model, MODELS)
+    model_name = _model_name(spec)
     attack = _known("attack", spec.attack, ATTACKS)
     defence = _known("defence", spec.defence or "none", DEFENCES)
     dataset = spec.dataset or DEFAULT_DATASET
     described = _dataset(dataset)
+    _check_brought(spec, defence)
     norm = _one_of("norm", spec.norm, attack.norms)
     engine = _one_of("engine", spec.engine, attack.engines)
     if spec.seed < 0 or spec.seed >= 2**64:
         raise InvalidSpecification("spec.seed", f"seed is {spec.seed}; it must lie between 0 and 2^64 - 1")
-    image_size = _count("image_size", spec.image_size, DEFAULT_IMAGE_SIZE)
+    image_size = _count("image_size", spec.image_size, WEIGHTS_IMAGE_SIZE if spec.weights else DEFAULT_IMAGE_SIZE)
     if image_size < _SMALLEST_IMAGE_SIZE:
         raise InvalidSpecification(
             "spec.image_size", f"image_size is {image_size}; the least is {_SMALLEST_IMAGE_SIZE}"
         )
-    sample_count = _count("sample_count", spec.sample_count, DEFAULT_SAMPLE_COUNT)
+    sample_count = _sample_count(spec)
     if described.test_sample_count and sample_count > described.test_sample_count:
         raise InvalidSpecification(
             "spec.sample_count",
@@ -101,13 +108,13 @@ def resolve(spec: AttackSpec) -> AttackSpec:
         )
     return replace(
         spec,
-        model=model.name,
+        model=model_name,
         dataset=dataset,
         attack=attack.name,
         attack_parameters=attack_parameters,
         engine=engine,
         sample_count=sample_count,
-        epoch_count=_count("epoch_count", spec.epoch_count, described.default_epoch_count),
+        epoch_count=_count("epoch_count", spec.epoch_count, 0 if spec.brought else described.default_epoch_count),
         stem=_one_of("stem", spec.stem, STEMS),
         image_size=image_size,
         norm=norm,
@@ -115,6 +122,69 @@ def resolve(spec: AttackSpec) -> AttackSpec:
         defence=defence.name,
         defence_parameters=_defence_parameters(defence, spec.defence_parameters),
     )
+
+
+def _model_name(spec: AttackSpec) -> str:
+    if not spec.program:
+        return _known("model", spec.model, MODELS).name
+    if spec.model not in ("", PROGRAM):
+        raise InvalidSpecification(
+            "spec.model", f"model is {spec.model!r}, but a program is its own architecture; leave the model out"
+        )
+    return PROGRAM
+
+
+def _sample_count(spec: AttackSpec) -> int:
+    if spec.attack != "none":
+        return _count("sample_count", spec.sample_count, DEFAULT_SAMPLE_COUNT)
+    if spec.sample_count:
+        raise InvalidSpecification(
+            "spec.sample_count",
+            f"sample_count is {spec.sample_count}, but the attack none attacks nothing; leave it out",
+        )
+    return 0
+
+
+def _check_brought(spec: AttackSpec, defence: Defence) -> None:
+    """Check what can be known of a user's own model without its file, which only workers read."""
+    given = [name for name in ("weights", "checkpoint", "program") if getattr(spec, name)]
+    if len(given) > 1:
+        raise InvalidSpecification(
+            f"spec.{given[1]}", f"{' and '.join(given)} are given, but one model is attacked; leave out all but one"
+        )
+    known = (spec.training_seconds, spec.training_sample_count)
+    if not given:
+        if any(known):
+            field = "training_seconds" if spec.training_seconds else "training_sample_count"
+            raise InvalidSpecification(
+                f"spec.{field}", f"{field} is for a model of your own; what is trained here is measured, so leave it out"
+            )
+        return
+    if not 0 <= spec.training_seconds < math.inf or not 0 <= spec.training_sample_count < 2**32:
+        raise InvalidSpecification("spec.training_seconds", "what training cost must be finite and not below 0")
+    if any(known) and not all(known):
+        raise InvalidSpecification(
+            "spec.training_seconds",
+            "training_seconds and training_sample_count belong together: their quotient is what a sample cost; "
+            "give both, or neither",
+        )
+    if defence.trains:
+        raise InvalidSpecification(
+            "spec.defence",
+            f"the defence {defence.name} acts in training, but the model is trained already; leave out one of the two",
+        )
+    name, value = given[0], str(getattr(spec, given[0]))
+    if name == "weights":
+        if re.fullmatch(r"[A-Za-z0-9_]{1,100}", value) is None:
+            raise InvalidSpecification("spec.weights", f"{value[:80]!r} is no name of weights, such as IMAGENET1K_V2")
+        if spec.stem not in ("", "imagenet"):
+            raise InvalidSpecification("spec.stem", "torchvision's weights have the stem imagenet; leave the stem out")
+        return
+    suffixes = SUFFIXES[name]
+    if not value.endswith(suffixes) or len(value) > _LONGEST_PATH or "\0" in value:
+        raise InvalidSpecification(
+            f"spec.{name}", f"{value[:80]!r} is no path of a {name}; it ends with {' or '.join(suffixes)}"
+        )
 
 
 def divide(spec: AttackSpec, worker_count: int) -> AttackSpec:
@@ -168,7 +238,7 @@ def _count(field: str, value: int, default: int) -> int:
 
 
 def _check_shard_count(shard_count: int, sample_count: int) -> None:
-    most = min(sample_count, LARGEST_SHARD_COUNT)
+    most = max(1, min(sample_count, LARGEST_SHARD_COUNT))
     if not 0 <= shard_count <= most:
         raise InvalidSpecification(
             "spec.shard_count",

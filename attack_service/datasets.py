@@ -124,7 +124,7 @@ def balanced_indices(labels: Tensor, count: int) -> Tensor:
     for label in labels.unique():
         rank[labels == label] = torch.arange(int((labels == label).sum()))
     order = sorted(range(len(labels)), key=lambda index: (int(rank[index]), int(labels[index])))
-    return torch.tensor(order[:count])
+    return torch.tensor(order[:count], dtype=torch.int64)
 
 
 def shard_positions(labels: Tensor, shard_index: int, shard_count: int) -> Tensor:

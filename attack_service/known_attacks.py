@@ -105,5 +105,16 @@ ATTACKS: dict[str, Attack] = {
             failure=FIXED_BUDGET,
             maxima=_by_steps,
         ),
+        Attack(
+            "none",
+            "No attack: the model is trained, or taken from the store, and measured on clean samples. It fills the "
+            "store ahead.",
+            (),
+            ("inf",),
+            ("native",),
+            access="",
+            failure="Nothing fails, since nothing is attacked.",
+            maxima=lambda parameters: (0, 0),
+        ),
     )
 }

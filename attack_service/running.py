@@ -35,7 +35,7 @@ def run_attack(
     """Load or train the model, measure it, attack every sample of a shard that is not recorded yet.
 
     The first run of a job prepares it: trains the model if the store has none, and measures it on the whole test
-    split. Every other loads that model and measures it on the shard's own samples.
+    split. Every other loads that model and measures it on the shard's own samples. With the attack `none` that is all.
 
     The job's specification must have been resolved (`catalog.resolve`). `device` is `auto`, `cpu` or `cuda`. Returns
     `State.SUCCEEDED`, or `State.CANCELED` once every sample under attack has been recorded as a survivor of its last
@@ -78,6 +78,11 @@ def _run(
 
     model = models.freeze(classifier, device)
     target = _defended(model, spec)
+    if spec.attack == "none":
+        # The job was for the model and its record.
+        if preparation is None and _made_ready(model, target, spec, record, dataset, indices, ledger, device) is None:
+            return State.CANCELED
+        return State.SUCCEEDED
     handle = _handle(target, spec, dataset, own, ledger, device)
     if preparation is None:
         clean = _made_ready(model, target, spec, record, dataset, indices, ledger, device)
