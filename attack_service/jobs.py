@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Protocol
 
-from attack_service.outcomes import InFlight, Outcome, Verdict
+from attack_service.outcomes import InFlight, Outcome, Tally, Verdict
 
 
 class State(Enum):
@@ -68,8 +68,10 @@ class AttackSpec:
 
     @property
     def digest(self) -> str:
-        """SHA-256, hexadecimal, of the specification in canonical JSON."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """SHA-256, hexadecimal, in canonical JSON, of all that outcomes depend on: not of how samples are divided."""
+        entries = asdict(self)
+        del entries["shard_count"]
+        return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,46 @@ class Progress:
     failed_count: int = 0
     survived_count: int = 0
     misclassified_count: int = 0
+
+
+def merge_progress(shards: Sequence[Progress | None], tallies: Sequence[Tally], sample_count: int) -> Progress | None:
+    """The progress of a job from that of its shards, in their order; None where a shard has not begun.
+
+    As soon as a shard attacks, the job does: what is done is what is recorded, of all samples, and the time that
+    remains is that of the slowest shard, or what the shards at work would take for those that nobody has begun too.
+    """
+    begun = [shard for shard in shards if shard is not None]
+    if not begun:
+        return None
+    latest = max(begun, key=lambda progress: progress.phase.value)
+    if latest.phase is not Phase.ATTACKING:
+        return latest
+    whole = sum(tallies, Tally())
+    count = len(shards)
+    left = [len(range(i, sample_count, count)) - tally.outcome_count for i, tally in enumerate(tallies)]
+    estimates = {
+        i: shard.remaining_seconds
+        for i, shard in enumerate(shards)
+        if shard is not None and shard.phase is Phase.ATTACKING and left[i] > 0 and shard.remaining_seconds
+    }
+    remaining = None
+    if not any(n > 0 for n in left):
+        remaining = 0.0
+    elif estimates:
+        remaining = max(estimates.values())
+        at_work = sum(left[i] for i in estimates)
+        if at_work < sum(left):
+            rate = sum(left[i] / seconds for i, seconds in estimates.items())
+            remaining = max(remaining, sum(left) / rate)
+    return Progress(
+        Phase.ATTACKING,
+        done_count=whole.outcome_count,
+        total_count=sample_count,
+        remaining_seconds=remaining,
+        failed_count=whole.failed_count,
+        survived_count=whole.survived_count,
+        misclassified_count=whole.misclassified_count,
+    )
 
 
 @dataclass(frozen=True, slots=True)

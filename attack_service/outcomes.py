@@ -78,6 +78,15 @@ class Tally:
     def outcome_count(self) -> int:
         return self.failed_count + self.survived_count + self.misclassified_count
 
+    def __add__(self, other: Tally) -> Tally:
+        """Of the outcomes of both."""
+        return Tally(
+            self.failed_count + other.failed_count,
+            self.survived_count + other.survived_count,
+            self.misclassified_count + other.misclassified_count,
+            (self.checksum + other.checksum) % 2**64,
+        )
+
     def plus(self, rows: Iterable[tuple[int, int, int, int]]) -> Tally:
         """Add rows of (sample_index, verdict number, query_count_lower, query_count_upper or -1).
 

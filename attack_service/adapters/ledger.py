@@ -7,8 +7,7 @@ cannot add a single outcome.
 
 from __future__ import annotations
 
-import os
-import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -23,22 +22,13 @@ from afr.outcome.v1 import outcome_pb2
 
 from attack_service.adapters import scripts, wire
 from attack_service.adapters.connecting import outages_as_domain_errors
-from attack_service.adapters.job_store import (
-    CANCELED_WITHOUT_WORKER,
-    OPEN,
-    JobKeys,
-    ShardKeys,
-    decode_tally,
-    microseconds,
-    now,
-)
+from attack_service.adapters.job_store import CANCELED_WITHOUT_WORKER, decode_tally, microseconds, now
+from attack_service.adapters.keys import JobKeys, ShardKeys
 from attack_service.adapters.outcome_log import PAYLOAD, SEQUENCE, Position
+from attack_service.adapters.owners import LEASE_SECONDS, Neighbours, owner_is_dead, owner_name
 from attack_service.errors import AttemptFenced, OutcomesLost, TooManyAttempts
-from attack_service.jobs import AttackJob, ModelRecord, Progress, State
+from attack_service.jobs import AttackJob, Preparation, Progress, State
 from attack_service.outcomes import InFlight, Outcome, Tally, Verdict
-
-LEASE_SECONDS = 10.0
-"""How long a process that stopped renewing its lease is thought alive."""
 
 _PROGRESS_SECONDS = 0.2
 _SNAPSHOT_SECONDS = 0.25
@@ -59,27 +49,9 @@ class WorkerStopping(BaseException):
 class Refusal(Enum):
     """Why an attempt cannot begin."""
 
-    ENDED = "the job has ended, or there is no such job"
+    ENDED = "it has ended, or there is no such job"
     HELD = "another process is at work on it"
-
-
-def owner_name() -> str:
-    """This process, in a lease."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def owner_is_dead(owner: str) -> bool:
-    """Whether the process in a lease is known to be dead: it was on this machine and is no more."""
-    host, _, pid = owner.rpartition(":")
-    if host != socket.gethostname():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    UNPREPARED = "its model is not ready; whoever prepares it queues this shard again"
 
 
 @dataclass
@@ -110,24 +82,28 @@ class RedisLedger:
         attempt: int,
         *,
         shard_index: int = 0,
+        preparation: Preparation | None = None,
+        prepared: Callable[[int], None] = lambda shard_count: None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.job = job
         self.attempt = attempt
+        self.shard_index = shard_index
         self._client = client
+        self._prepared = prepared
         self._stopping = stopping
-        self._shard_index = shard_index
         self._job_keys = JobKeys(job.attack_job_id)
         self._keys: ShardKeys = self._job_keys.shard(shard_index)
         self._append = client.register_script(scripts.APPEND)
         self._set = client.register_script(scripts.SET)
         self._leave = client.register_script(scripts.LEAVE)
         self._kept: deque[_Appended] = deque()
-        self._digests = ("", "")
+        self._preparation = preparation
         self._spec_digest = job.spec.digest
         self._last_progress = self._last_snapshot = self._last_cancel = float("-inf")
         self._cancel = False
         self._in_flight = False
+        self._neighbours = Neighbours()
         self._shard = self._read_back()
 
     @classmethod
@@ -138,34 +114,34 @@ class RedisLedger:
         *,
         attempt_limit: int,
         shard_index: int = 0,
+        prepared: Callable[[int], None] = lambda shard_count: None,
         stopping: Callable[[], bool] = lambda: False,
         dead_owner: str = "",
     ) -> RedisLedger | Refusal:
         """Begin an attempt at a shard, or say why not.
 
-        A job that lost `attempt_limit` workers in a row becomes FAILED here. A lease held by `dead_owner` is ignored.
+        Once the other shards may begin, `prepared` is called with the number of all. A job that lost `attempt_limit`
+        workers in a row at one shard becomes FAILED here. A lease held by `dead_owner` is ignored.
         """
         keys = JobKeys(job_id)
-        shard = keys.shard(shard_index)
         arguments: list[Any] = [
             job_id,
             microseconds(now()),
+            shard_index,
             owner_name(),
             dead_owner,
             round(LEASE_SECONDS * 1000),
             attempt_limit,
             str(_too_many_attempts(attempt_limit)),
-            State.QUEUED.value,
-            State.RUNNING.value,
-            State.FAILED.value,
-            State.CANCELED.value,
             CANCELED_WITHOUT_WORKER,
         ]
         begin = client.register_script(scripts.BEGIN)
         with outages_as_domain_errors():
-            answer: Any = begin(
-                keys=[keys.record, OPEN, keys.changes, shard.meta, shard.lease, keys.warnings], args=arguments
-            )
+            stored: Any = client.hmget(keys.record, "spec", "shard_count")
+            shard_count = int(stored[1] or 0)
+            if shard_index >= shard_count:
+                return Refusal.ENDED
+            answer: Any = begin(keys=keys.whole(shard_count), args=arguments)
             word, detail = (part.decode() for part in answer)
             if word == "held":
                 if owner_is_dead(detail) and detail != dead_owner:
@@ -174,24 +150,37 @@ class RedisLedger:
                         job_id,
                         attempt_limit=attempt_limit,
                         shard_index=shard_index,
+                        prepared=prepared,
                         stopping=stopping,
                         dead_owner=detail,
                     )
                 return Refusal.HELD
             if word != "begun":
-                return Refusal.ENDED
-            stored: Any = client.hget(keys.record, "spec")
-        spec = wire.spec_from_proto(attack_pb2.AttackSpec.FromString(stored))
+                return Refusal[word.upper()]
+            preparation = _decode_preparation(client.hmget(keys.record, *_PREPARATION))
+        spec = wire.spec_from_proto(attack_pb2.AttackSpec.FromString(stored[0]))
         job = AttackJob(job_id, spec, State.RUNNING, create_time=now(), attempt_count=int(detail))
-        return cls(client, job, int(detail), shard_index=shard_index, stopping=stopping)
+        return cls(
+            client,
+            job,
+            int(detail),
+            shard_index=shard_index,
+            preparation=preparation,
+            prepared=prepared,
+            stopping=stopping,
+        )
 
     def recorded_verdicts(self) -> Mapping[int, Verdict]:
         return MappingProxyType(self._shard.recorded)
 
-    def model_ready(self, record: ModelRecord, dataset_digest: str) -> None:
+    def preparation(self) -> Preparation | None:
+        return self._preparation
+
+    def model_ready(self, preparation: Preparation) -> None:
         self._stop_if_asked()
-        self._digests = (record.weights_digest, dataset_digest)
-        self._change(model_record=wire.model_record_to_proto(record).SerializeToString())
+        self._change(preparation=preparation)
+        self._preparation = preparation
+        self._prepared(self.job.spec.shard_count)
 
     def record(self, outcomes: Sequence[Outcome], in_flight: Sequence[InFlight], seconds_per_query: float) -> None:
         """Append a batch, or several if it is large. One without outcomes is written every quarter of a second at most.
@@ -221,8 +210,15 @@ class RedisLedger:
         before = self._shard.position
         tally = self._shard.tally.plus(wire.tally_rows(outcomes))
         done, sub = (before.done + len(outcomes), 0) if outcomes else (before.done, before.sub + 1)
+        preparation = self._preparation
         header = wire.BatchHeader(
-            self._shard_index, self.attempt, before.sequence, *self._digests, self._spec_digest, seconds_per_query
+            self.shard_index,
+            self.attempt,
+            before.sequence,
+            "" if preparation is None else preparation.record.weights_digest,
+            "" if preparation is None else preparation.dataset_digest,
+            self._spec_digest,
+            seconds_per_query,
         )
         arguments = (
             before.sequence,
@@ -251,6 +247,16 @@ class RedisLedger:
     def warn(self, sentence: str) -> None:
         self._change(warning=sentence)
 
+    def timing_violation(self, sentence: str) -> None:
+        self._change(timing_violation=sentence)
+
+    def computes_on(self, device: str) -> None:
+        with outages_as_domain_errors():
+            self._neighbours.meet(self._client, device)
+
+    def neighbour_count(self) -> int:
+        return self._neighbours.most
+
     def cancel_requested(self) -> bool:
         self._stop_if_asked()
         moment = time.monotonic()
@@ -261,28 +267,48 @@ class RedisLedger:
         return self._cancel
 
     def finish(self, state: State, failure_message: str = "") -> None:
-        """End the job, unless it has ended already. Raises `AttemptFenced`."""
+        """End the shard, and with its last one the job, unless that has ended already. Raises `AttemptFenced`.
+
+        A shard that fails ends the job at once.
+        """
         self._leave_as(state, failure_message)
 
     def release(self) -> None:
-        """Give the job back unfinished: it is queued again, and the attempt does not count as lost."""
+        """Give the shard back unfinished: it is queued again, and the attempt does not count as lost."""
         self._leave_as(State.QUEUED, "")
 
     def renew(self, client: redis.Redis) -> bool:
         """Renew the lease; False if another attempt has taken over. For another thread, with a client of its own."""
         renewed = client.register_script(scripts.RENEW)(
             keys=[self._job_keys.record, self._keys.meta, self._keys.lease],
-            args=[self.attempt, State.RUNNING.value, owner_name(), round(LEASE_SECONDS * 1000)],
+            args=[self.attempt, owner_name(), round(LEASE_SECONDS * 1000)],
         )
+        if renewed:
+            self._neighbours.look_around(client)
         return bool(renewed)
 
     def _leave_as(self, state: State, failure_message: str) -> None:
+        with outages_as_domain_errors():
+            self._neighbours.part(self._client)
         # A crashed Redis may have forgotten the last batches; a job must not succeed without them.
-        required = self._shard.position.sequence if state in (State.SUCCEEDED, State.CANCELED) else ""
-        states = (State.QUEUED.value, State.CANCELED.value)
-        arguments = [self.job.attack_job_id, microseconds(now()), state.value, failure_message, required, *states]
-        while (answer := self._run(self._leave, [self._keys.lease, OPEN], arguments)) != "ok":
-            self._repeat_from(int(answer))
+        must_be_whole = state in (State.SUCCEEDED, State.CANCELED)
+        arguments = [
+            self.attempt,
+            self.job.attack_job_id,
+            microseconds(now()),
+            self.shard_index,
+            state.value,
+            failure_message,
+            self._shard.position.sequence if must_be_whole else "",
+            int(must_be_whole and self._preparation is not None),
+            CANCELED_WITHOUT_WORKER,
+        ]
+        keys = self._job_keys.whole(self.job.spec.shard_count)
+        while (answer := self._run(self._leave, keys, arguments)) != "ok":
+            if answer == "unprepared":
+                self._change(preparation=self._preparation)
+            else:
+                self._repeat_from(int(answer))
 
     def _stop_if_asked(self) -> None:
         if self._stopping():
@@ -292,13 +318,23 @@ class RedisLedger:
         self,
         *,
         progress: bytes = b"",
-        model_record: bytes = b"",
         warning: str = "",
+        timing_violation: str = "",
+        preparation: Preparation | None = None,
     ) -> None:
+        keys = self._job_keys
+        fields = [] if preparation is None else _encode_preparation(preparation)
         self._run(
             self._set,
-            [self._job_keys.progress, self._job_keys.warnings],
-            [progress, model_record, warning, microseconds(now())],
+            [
+                keys.record,
+                self._keys.meta,
+                keys.changes,
+                self._keys.progress,
+                keys.warnings,
+                keys.timing_violations,
+            ],
+            [self.attempt, microseconds(now()), progress, warning, timing_violation, *fields],
         )
 
     def _write(self, append: _Appended) -> None:
@@ -314,6 +350,9 @@ class RedisLedger:
 
     def _repeat_from(self, following: int) -> None:
         """Append again what the log has forgotten, from sequence number `following` on."""
+        if self._preparation is not None:
+            # Then that may be forgotten too, and the other shards wait for it.
+            self._change(preparation=self._preparation)
         again = [kept for kept in self._kept if kept.sequence >= following]
         if not again or again[0].sequence != following:
             raise OutcomesLost(
@@ -328,18 +367,21 @@ class RedisLedger:
 
     def _append_one(self, append: _Appended) -> int | None:
         """None if the batch is in the log, else the sequence number that the log expects."""
-        answer = self._run(self._append, [self._keys.outcomes], append.arguments)
+        keys = [self._job_keys.record, self._keys.meta, self._keys.outcomes]
+        answer = self._run(self._append, keys, [self.attempt, *append.arguments])
         append.time = time.monotonic()
         return None if answer == "ok" else int(answer)
 
     def _run(self, script: Any, keys: Sequence[str], arguments: Sequence[Any]) -> str:
-        all_keys = [self._job_keys.record, self._job_keys.changes, self._keys.meta, *keys]
         with outages_as_domain_errors():
-            answer = script(keys=all_keys, args=[self.attempt, State.RUNNING.value, *arguments]).decode()
+            answer = script(keys=keys, args=arguments).decode()
+        job_id = self.job.attack_job_id
         if answer == "fenced":
-            raise AttemptFenced(f"attempt {self.attempt} at attack job {self.job.attack_job_id} was superseded")
+            raise AttemptFenced(f"attempt {self.attempt} at shard {self.shard_index} of job {job_id} was superseded")
+        if answer == "ended":
+            raise AttemptFenced(f"attack job {job_id} has ended without this shard")
         if answer == "gone":
-            raise AttemptFenced(f"attack job {self.job.attack_job_id} was deleted")
+            raise AttemptFenced(f"attack job {job_id} was deleted")
         return str(answer)
 
     def _read_back(self) -> _Shard:
@@ -369,6 +411,30 @@ class RedisLedger:
             raise OutcomesLost(f"the outcome log of attack job {self.job.attack_job_id} does not match its length")
         self._in_flight = shard.position.sequence > 0
         return shard
+
+
+# The fields of a job's record that hold its preparation.
+_PREPARATION = ("model_record", "dataset_digest", "clean_predictions")
+
+
+def _encode_preparation(preparation: Preparation) -> list[Any]:
+    values = (
+        wire.model_record_to_proto(preparation.record).SerializeToString(),
+        preparation.dataset_digest,
+        struct.pack(f"<{len(preparation.clean_predictions)}i", *preparation.clean_predictions),
+    )
+    return [part for pair in zip(_PREPARATION, values, strict=True) for part in pair]
+
+
+def _decode_preparation(values: Any) -> Preparation | None:
+    record, dataset_digest, clean_predictions = values
+    if record is None:
+        return None
+    return Preparation(
+        wire.model_record_from_proto(attack_pb2.ModelRecord.FromString(record)),
+        dataset_digest.decode(),
+        struct.unpack(f"<{len(clean_predictions) // 4}i", clean_predictions),
+    )
 
 
 def _too_many_attempts(limit: int) -> TooManyAttempts:

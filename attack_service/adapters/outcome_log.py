@@ -16,7 +16,7 @@ from typing import Any
 import redis.asyncio
 
 from attack_service.adapters.connecting import outages_as_domain_errors
-from attack_service.adapters.job_store import SHARD_COUNT, JobKeys
+from attack_service.adapters.keys import JobKeys
 from attack_service.errors import InvalidSpecification, OutcomesLost, PositionExpired
 
 PAYLOAD, SEQUENCE = b"b", b"s"
@@ -25,7 +25,8 @@ PAYLOAD, SEQUENCE = b"b", b"s"
 _TOKEN_VERSION = "1"
 # Redis' identifiers, and our sequence numbers, have 64 bits.
 _NUMBER_LIMIT = 2**64
-# Entries taken from Redis at once: enough to fill a connection, few enough to stay within a few megabytes.
+# Entries taken from Redis at once, over all shards: enough to fill a connection, few enough to stay within a few
+# megabytes.
 _READ_COUNT = 64
 
 
@@ -45,7 +46,10 @@ class Position:
 Positions = tuple[Position, ...]
 """One position a shard. Its text is the resume token."""
 
-START: Positions = (Position(),) * SHARD_COUNT
+
+def start(shard_count: int) -> Positions:
+    """Before the first entry of every shard."""
+    return (Position(),) * shard_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +67,14 @@ def encode_token(job_id: str, positions: Positions) -> str:
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
-def decode_token(job_id: str, token: str, field: str = "resume_token") -> Positions:
-    """The positions in a token; the start if it is empty.
+def decode_token(job_id: str, token: str, field: str = "resume_token") -> Positions | None:
+    """The positions in a token; None if it is empty.
 
     Raises `InvalidSpecification` for what this service cannot have issued for this job: never is a stream replayed
     from the start because its token was mangled.
     """
     if not token:
-        return START
+        return None
     malformed = InvalidSpecification(
         field, f"{field} {token[:80]!r} is malformed; pass back what a response of this job carried, or leave it empty"
     )
@@ -81,7 +85,7 @@ def decode_token(job_id: str, token: str, field: str = "resume_token") -> Positi
     except (ValueError, TypeError):
         raise malformed from None
     # A token has one spelling, which proves its version and its checksum as well.
-    if encode_token(token_job_id, positions) != token or len(positions) != SHARD_COUNT:
+    if encode_token(token_job_id, positions) != token or not positions:
         raise malformed
     if any(max(position.done, position.sub, position.sequence) >= _NUMBER_LIMIT for position in positions):
         raise malformed
@@ -138,20 +142,22 @@ class OutcomeLog:
         self, job_id: str, positions: Positions, change: bytes | None, seconds: float
     ) -> tuple[list[Entry], bytes]:
         keys = JobKeys(job_id)
+        shards = keys.shards(len(positions))
         streams: dict[Any, Any] = {
-            shard.outcomes: position.entry_id for shard, position in zip(keys.shards, positions, strict=True)
+            shard.outcomes: position.entry_id for shard, position in zip(shards, positions, strict=True)
         }
         block = None
         if change is not None:
             streams[keys.changes] = change
             block = max(1, round(seconds * 1000))
         with outages_as_domain_errors():
-            answer: Any = await self._client.xread(streams, count=_READ_COUNT, block=block)
+            count = max(1, _READ_COUNT // len(shards))
+            answer: Any = await self._client.xread(streams, count=count, block=block)
         found = _by_stream(answer)
         change = found[keys.changes][-1][0] if found.get(keys.changes) else change or b"0"
         entries: list[Entry] = []
         current = list(positions)
-        for index, shard in enumerate(keys.shards):
+        for index, shard in enumerate(shards):
             for entry_id, fields in found.get(shard.outcomes, ()):
                 sequence = int(fields[SEQUENCE])
                 if sequence != current[index].sequence:

@@ -13,7 +13,6 @@ from celery import Celery
 from kombu.exceptions import KombuError, OperationalError
 
 from attack_service.adapters.connecting import outages_as_domain_errors
-from attack_service.adapters.job_store import SHARD_COUNT
 from attack_service.errors import StoreUnavailable
 
 QUEUE = "afr-attack"
@@ -27,7 +26,8 @@ UNACKED_INDEX = "afr:queue:unacked-index"
 
 TASK = "attack_service.run_shard"
 
-_JOB_ID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# The name of a shard, `JOB#SHARD`, in a message.
+_SHARD = re.compile(rb"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})#(\d+)")
 
 
 def build_app(redis_url: str, visibility_seconds: float = 30.0) -> Celery:
@@ -75,25 +75,26 @@ class JobQueue:
         self._app = app
         self._client = client
 
-    async def publish(self, job_id: str) -> None:
-        """Queue every shard of a job. Raises `StoreUnavailable`."""
-        await asyncio.to_thread(self._publish, job_id)
+    async def publish(self, job_id: str, shard_indices: Iterable[int]) -> None:
+        """Queue shards of a job. Raises `StoreUnavailable`."""
+        await asyncio.to_thread(publish, self._app, job_id, shard_indices)
 
-    async def holds(self, job_ids: Iterable[str]) -> set[str]:
-        """Those jobs of which a task waits in the queue or is with a worker."""
+    async def shards(self) -> set[tuple[str, int]]:
+        """The shards, by job and index, of which a task waits in the queue or is with a worker."""
         with outages_as_domain_errors():
             waiting: Any = await self._client.lrange(QUEUE, 0, -1)
             taken: Any = await self._client.hvals(UNACKED)
-        # The format of a message is not ours, but `_publish` has put the identifier in its headers, readably.
-        found = {match.decode() for message in (*waiting, *taken) for match in _JOB_ID.findall(message)}
-        return found.intersection(job_ids)
+        # The format of a message is not ours, but `publish` has put the shard's name in its headers, readably.
+        found = (match for message in (*waiting, *taken) for match in _SHARD.findall(message))
+        return {(job_id.decode(), int(shard_index)) for job_id, shard_index in found}
 
-    def _publish(self, job_id: str) -> None:
-        policy = {"max_retries": 3, "interval_start": 0.05, "interval_step": 0.2, "interval_max": 0.5}
-        try:
-            for shard_index in range(SHARD_COUNT):
-                self._app.send_task(
-                    TASK, args=[job_id, shard_index], argsrepr=job_id, queue=QUEUE, retry=True, retry_policy=policy
-                )
-        except (OperationalError, KombuError, redis.RedisError, OSError) as error:
-            raise StoreUnavailable(f"the job could not be queued ({error}); it will be once Redis is back") from error
+
+def publish(app: Celery, job_id: str, shard_indices: Iterable[int]) -> None:
+    """Queue shards of a job. Raises `StoreUnavailable`."""
+    policy = {"max_retries": 3, "interval_start": 0.05, "interval_step": 0.2, "interval_max": 0.5}
+    try:
+        for shard_index in shard_indices:
+            name = f"{job_id}#{shard_index}"
+            app.send_task(TASK, args=[job_id, shard_index], argsrepr=name, queue=QUEUE, retry=True, retry_policy=policy)
+    except (OperationalError, KombuError, redis.RedisError, OSError) as error:
+        raise StoreUnavailable(f"the job could not be queued ({error}); it will be once Redis is back") from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from afr.attack.v1 import attack_service_pb2 as pb
@@ -18,7 +18,7 @@ from attack_service import catalog
 from attack_service.adapters import wire
 from attack_service.adapters.errors import ServerStopping
 from attack_service.adapters.job_store import JobStore, StoredJob, job_not_found, with_worker_warnings
-from attack_service.adapters.outcome_log import Entry, OutcomeLog, Positions, decode_token, encode_token
+from attack_service.adapters.outcome_log import Entry, OutcomeLog, Positions, decode_token, encode_token, start
 from attack_service.adapters.queueing import JobQueue
 from attack_service.errors import AttackServiceError, InvalidSpecification, OutcomesLost, StoreUnavailable
 from attack_service.jobs import AttackJob
@@ -51,12 +51,14 @@ class AttackServicer(rpc.AttackServiceServicer):
         spec = catalog.resolve(wire.spec_from_proto(request.spec))
         queries, gradients = catalog.count_maxima(spec)
         request_id = _request_id(request.request_id)
+        workers = 0 if spec.shard_count else await self._jobs.live_worker_count()
         if request.validate_only:
-            job = pb.AttackJob(spec=wire.spec_to_proto(spec))
+            job = pb.AttackJob(spec=wire.spec_to_proto(catalog.divide(spec, workers)))
         else:
-            stored, created = await self._jobs.create(spec, request_id)
+            stored, created = await self._jobs.create(spec, request_id, worker_count=workers)
             if created:
-                await self._publish(stored.job.attack_job_id)
+                # Whoever prepares the model queues the other shards.
+                await self._publish(stored.job.attack_job_id, [0])
             job = wire.job_to_proto(await self._with_warnings(stored))
         return pb.CreateAttackJobResponse(attack_job=job, query_count_maximum=queries, gradient_count_maximum=gradients)
 
@@ -84,9 +86,10 @@ class AttackServicer(rpc.AttackServiceServicer):
         self, request: pb.StreamOutcomesRequest, context: Any
     ) -> AsyncIterator[pb.StreamOutcomesResponse]:
         job_id = _job_id(request.attack_job_id)
-        positions = decode_token(job_id, request.resume_token)
+        token = decode_token(job_id, request.resume_token)
         change = await self._log.last_change(job_id)
         stored = await self._jobs.get(job_id)
+        positions = _continue(stored, token, "resume_token")
         await self._log.check(job_id, positions)
         loop = asyncio.get_running_loop()
         shown: AttackJob | None = None
@@ -125,8 +128,9 @@ class AttackServicer(rpc.AttackServiceServicer):
 
     async def ListOutcomes(self, request: pb.ListOutcomesRequest, context: Any) -> pb.ListOutcomesResponse:
         job_id = _job_id(request.attack_job_id)
-        positions = decode_token(job_id, request.page_token, "page_token")
+        token = decode_token(job_id, request.page_token, "page_token")
         stored = await self._jobs.get(job_id)
+        positions = _continue(stored, token, "page_token")
         await self._log.check(job_id, positions)
         count, size = min(request.page_size or 100, _LARGEST_PAGE), 0
         batches: list[outcome_pb2.OutcomeBatch] = []
@@ -161,12 +165,12 @@ class AttackServicer(rpc.AttackServiceServicer):
         return pb.ListDatasetsResponse(datasets=[wire.dataset_to_proto(dataset) for dataset in datasets])
 
     async def reconcile(self, seconds: float) -> None:
-        """Queue again, for ever and every `seconds`, jobs that wait for a worker and are not in the queue.
+        """Queue again, for ever and every `seconds`, shards that wait for a worker and are not in the queue.
 
-        A crashed Redis may have lost their task, or a server died between recording and queueing. A task on its way
-        from the queue to a worker is in neither for a moment, so a job must be missing twice.
+        A crashed Redis may have lost their task, or a process died between recording and queueing. A task on its way
+        from the queue to a worker is in neither for a moment, so a shard must be missing twice.
         """
-        missing: set[str] = set()
+        missing: set[tuple[str, int]] = set()
         while True:
             await asyncio.sleep(seconds)
             try:
@@ -176,24 +180,23 @@ class AttackServicer(rpc.AttackServiceServicer):
             except Exception:
                 _log.exception("defect in looking for lost jobs; trying again")
 
-    async def _requeue(self, missing_before: set[str]) -> set[str]:
-        job_ids = await self._jobs.open_job_ids()
-        missing: set[str] = set()
-        if job_ids:
-            held = await self._queue.holds(job_ids)
-            for job_id in set(job_ids) - held:
-                stored = await self._jobs.get(job_id)
-                if not (stored.held or stored.job.state.ended):
-                    missing.add(job_id)
-        for job_id in missing & missing_before:
-            _log.warning("job %s had no task in the queue; queued again", job_id)
-            await self._publish(job_id)
+    async def _requeue(self, missing_before: set[tuple[str, int]]) -> set[tuple[str, int]]:
+        queued = await self._queue.shards()
+        waiting = {
+            (stored.job.attack_job_id, shard_index)
+            for stored in await self._jobs.open_jobs()
+            for shard_index in stored.waiting_shards
+        }
+        missing = waiting - queued
+        for job_id, shard_index in sorted(missing & missing_before):
+            _log.warning("shard %d of job %s had no task in the queue; queued again", shard_index, job_id)
+            await self._publish(job_id, [shard_index])
         return missing - missing_before
 
-    async def _publish(self, job_id: str) -> None:
-        """Queue a job. One that could not be queued is missing there, and found by `reconcile`."""
+    async def _publish(self, job_id: str, shard_indices: Iterable[int]) -> None:
+        """Queue shards. Those that could not be queued are missing there, and found by `reconcile`."""
         try:
-            await self._queue.publish(job_id)
+            await self._queue.publish(job_id, shard_indices)
         except StoreUnavailable as error:
             _log.warning("job %s: %s", job_id, error)
 
@@ -209,7 +212,7 @@ class AttackServicer(rpc.AttackServiceServicer):
             )
 
     async def _with_warnings(self, stored: StoredJob) -> AttackJob:
-        if stored.job.state.ended or stored.held:
+        if stored.job.state.ended or (stored.held and not stored.lost):
             return stored.job
         return with_worker_warnings(stored, await self._jobs.live_worker_count())
 
@@ -226,6 +229,16 @@ class AttackServicer(rpc.AttackServiceServicer):
             for task in (work, stop):
                 task.cancel()
             await asyncio.gather(work, stop, return_exceptions=True)
+
+
+def _continue(stored: StoredJob, token: Positions | None, field: str) -> Positions:
+    """Where reading goes on. Raises `InvalidSpecification` for a token of a job with other shards."""
+    positions = start(len(stored.shards)) if token is None else token
+    if len(positions) != len(stored.shards):
+        raise InvalidSpecification(
+            field, f"{field} names {len(positions)} shards, but the job has {len(stored.shards)}; leave it empty"
+        )
+    return positions
 
 
 def _stopping() -> ServerStopping:

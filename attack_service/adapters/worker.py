@@ -28,9 +28,10 @@ from celery.exceptions import CPendingDeprecationWarning, Reject
 from celery.platforms import SecurityWarning
 
 from attack_service.adapters.connecting import check_server, connect
-from attack_service.adapters.job_store import WORKERS, worker_key
-from attack_service.adapters.ledger import LEASE_SECONDS, RedisLedger, Refusal, WorkerStopping, owner_name
-from attack_service.adapters.queueing import QUEUE, TASK, UNACKED_INDEX, build_app
+from attack_service.adapters.keys import WORKERS, worker_key
+from attack_service.adapters.ledger import RedisLedger, Refusal, WorkerStopping
+from attack_service.adapters.owners import LEASE_SECONDS, owner_name
+from attack_service.adapters.queueing import QUEUE, TASK, UNACKED_INDEX, build_app, publish
 from attack_service.errors import AttackServiceError, AttemptFenced, StoreFull, StoreUnavailable
 from attack_service.jobs import AttackJob, Ledger, State
 from attack_service.settings import WorkSettings
@@ -45,18 +46,25 @@ _STOPPING, _BUSY = 0, 1
 
 _log = logging.getLogger(__name__)
 
+Publish = Callable[[int], None]
+"""Queues all shards of a job but the first, given how many it has."""
+
 
 class RunAttack(Protocol):
     """The science: `attack_service.running.run_attack`."""
 
-    def __call__(self, job: AttackJob, ledger: Ledger, *, store_root: Path, data_root: Path, device: str) -> State: ...
+    def __call__(
+        self, job: AttackJob, ledger: Ledger, *, shard_index: int, store_root: Path, data_root: Path, device: str
+    ) -> State: ...
 
 
-def run_attack_lazily(job: AttackJob, ledger: Ledger, *, store_root: Path, data_root: Path, device: str) -> State:
+def run_attack_lazily(
+    job: AttackJob, ledger: Ledger, *, shard_index: int, store_root: Path, data_root: Path, device: str
+) -> State:
     """Load torch in the process that needs it, when it needs it."""
     from attack_service.running import run_attack
 
-    return run_attack(job, ledger, store_root=store_root, data_root=data_root, device=device)
+    return run_attack(job, ledger, shard_index=shard_index, store_root=store_root, data_root=data_root, device=device)
 
 
 class SignsOfLife(threading.Thread):
@@ -114,14 +122,14 @@ class Worker:
         """In a new child, which is at no shard, whatever its predecessor died of."""
         _FLAGS.pack_into(self._flags, 0, self.stopping, False, os.getpid())
 
-    def run_shard(self, job_id: str, shard_index: int, delivery_tag: str) -> bool:
-        """Run a shard to its end. False if it must go back to the queue."""
+    def run_shard(self, job_id: str, shard_index: int, delivery_tag: str, publish: Publish) -> bool:
+        """Run a shard to its end. False if it must go back to the queue. `publish` queues the job's other shards."""
         self._flags[_BUSY] = 1
         try:
             with closing(connect(self.settings.redis_url, self.settings.redis_patience_seconds)) as client:
-                ledger = self._begin(client, job_id, shard_index)
-                if ledger is Refusal.ENDED or ledger is Refusal.HELD:
-                    _log.info("job %s: left alone, %s", job_id, ledger.value)
+                ledger = self._begin(client, job_id, shard_index, publish)
+                if isinstance(ledger, Refusal):
+                    _log.info("shard %d of job %s: left alone, %s", shard_index, job_id, ledger.value)
                     return True
                 with SignsOfLife(self.settings, ledger, delivery_tag):
                     self._attempt(ledger)
@@ -129,10 +137,10 @@ class Worker:
         except WorkerStopping:
             return False
         except AttemptFenced as error:
-            _log.warning("job %s: %s", job_id, error)
+            _log.warning("shard %d of job %s: %s", shard_index, job_id, error)
             return True
         except (StoreUnavailable, StoreFull) as error:
-            _log.error("job %s: %s", job_id, error)
+            _log.error("shard %d of job %s: %s", shard_index, job_id, error)
             self._wait_for_redis()
             return False
         finally:
@@ -160,7 +168,7 @@ class Worker:
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
 
-    def _begin(self, client: redis.Redis, job_id: str, shard_index: int) -> RedisLedger | Refusal:
+    def _begin(self, client: redis.Redis, job_id: str, shard_index: int, publish: Publish) -> RedisLedger | Refusal:
         # Whoever holds the shard may have died a moment ago: then its lease runs out while we wait.
         deadline = time.monotonic() + LEASE_SECONDS + 2
         while True:
@@ -169,6 +177,7 @@ class Worker:
                 job_id,
                 attempt_limit=self.settings.attempt_limit,
                 shard_index=shard_index,
+                prepared=publish,
                 stopping=lambda: self.stopping,
             )
             if begun is not Refusal.HELD or time.monotonic() > deadline:
@@ -178,29 +187,30 @@ class Worker:
             time.sleep(0.25)
 
     def _attempt(self, ledger: RedisLedger) -> None:
-        job_id = ledger.job.attack_job_id
-        _log.info("job %s: attempt %d", job_id, ledger.attempt)
+        what = f"shard {ledger.shard_index} of job {ledger.job.attack_job_id}"
+        _log.info("%s: attempt %d", what, ledger.attempt)
         try:
             state = self._run(
                 ledger.job,
                 ledger,
+                shard_index=ledger.shard_index,
                 store_root=self._store_root,
                 data_root=self._data_root,
                 device=self.settings.device,
             )
             ledger.finish(state)
-            _log.info("job %s: %s", job_id, state.name)
+            _log.info("%s: %s", what, state.name)
         except WorkerStopping:
             ledger.release()
-            _log.info("job %s: put back", job_id)
+            _log.info("%s: put back", what)
             raise
         except (AttemptFenced, StoreUnavailable):
             raise
         except AttackServiceError as error:
-            _log.warning("job %s: %s", job_id, error)
+            _log.warning("%s: %s", what, error)
             ledger.finish(State.FAILED, str(error))
         except Exception as error:
-            _log.exception("job %s: defect", job_id)
+            _log.exception("%s: defect", what)
             message = f"internal error ({type(error).__name__}); the log of the worker {owner_name()} has the details"
             ledger.finish(State.FAILED, message)
 
@@ -211,7 +221,14 @@ def build_worker_app(worker: Worker) -> Celery:
 
     @app.task(name=TASK, bind=True)  # type: ignore[untyped-decorator]
     def run_shard(task: Any, job_id: str, shard_index: int) -> None:
-        if not worker.run_shard(job_id, shard_index, task.request.properties["delivery_tag"]):
+        def publish_others(shard_count: int) -> None:
+            try:
+                publish(app, job_id, range(1, shard_count))
+            except StoreUnavailable as error:
+                # The server finds shards that wait and are not in the queue.
+                _log.warning("job %s: %s", job_id, error)
+
+        if not worker.run_shard(job_id, shard_index, task.request.properties["delivery_tag"], publish_others):
             raise Reject("the worker is stopping", requeue=True)
 
     class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]

@@ -7,16 +7,10 @@ from dataclasses import replace
 import pytest
 
 from attack_service.adapters.connecting import check_server, connect, connect_asyncio, shown
-from attack_service.adapters.job_store import (
-    CANCELED_WITHOUT_WORKER,
-    WORKERS,
-    JobKeys,
-    JobStore,
-    with_worker_warnings,
-    worker_key,
-)
+from attack_service.adapters.job_store import CANCELED_WITHOUT_WORKER, JobStore, with_worker_warnings
+from attack_service.adapters.keys import WORKERS, JobKeys, worker_key
 from attack_service.adapters.ledger import Refusal
-from attack_service.adapters.outcome_log import START
+from attack_service.adapters.outcome_log import start
 from attack_service.adapters.servicer import AttackServicer
 from attack_service.errors import (
     InvalidSpecification,
@@ -32,7 +26,7 @@ from attack_service.jobs import State
 
 def test_a_job_is_queued_with_what_it_shall_do(jobs, spec) -> None:
     stored = jobs.get(jobs.create(spec))
-    assert stored.job.spec == spec
+    assert stored.job.spec == replace(spec, shard_count=1)
     assert stored.job.state is State.QUEUED
     assert (stored.held, stored.tally.outcome_count) == (False, 0)
 
@@ -164,10 +158,10 @@ def test_outcomes_deleted_under_their_reader_are_not_called_lost(jobs, spec, mak
         servicer = AttackServicer(store, log, None, 1.0)
         stored = await store.get(job_id)
         with pytest.raises(OutcomesLost):
-            await servicer._check_complete(stored, START)
+            await servicer._check_complete(stored, start(1))
         await store.delete(job_id)
         with pytest.raises(JobNotFound):
-            await servicer._check_complete(stored, START)
+            await servicer._check_complete(stored, start(1))
 
     jobs.call(read_too_late)
 

@@ -14,14 +14,16 @@ from afr.outcome.v1 import outcome_pb2
 
 from attack_service.adapters import ledger as ledger_module
 from attack_service.adapters import wire
-from attack_service.adapters.job_store import OPEN, JobKeys
+from attack_service.adapters.keys import OPEN, JobKeys
 from attack_service.adapters.ledger import RedisLedger, Refusal, WorkerStopping
-from attack_service.adapters.outcome_log import START
+from attack_service.adapters.outcome_log import start
+from attack_service.adapters.owners import LEASE_SECONDS, owner_name
 from attack_service.errors import AttemptFenced, OutcomesLost
-from attack_service.jobs import Ledger, MemoryLedger, ModelRecord, Phase, Progress, State
+from attack_service.jobs import Ledger, MemoryLedger, ModelRecord, Phase, Preparation, Progress, State
 from attack_service.outcomes import Verdict
 
 RECORD = ModelRecord("digest", 1.5, 1437, 6, 0.96, 360, 25_000_000, 10, "cpu", "cpu", False)
+PREPARATION = Preparation(RECORD, "dataset", (3, -1, 9))
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -37,7 +39,7 @@ def ledger_and_cancel(request, jobs, spec) -> tuple[Ledger, Callable[[], None]]:
 def test_a_ledger_knows_what_was_recorded(ledger_and_cancel, make_outcome, make_in_flight) -> None:
     ledger, _ = ledger_and_cancel
     assert ledger.recorded_verdicts() == {}
-    ledger.model_ready(RECORD, "dataset")
+    ledger.model_ready(PREPARATION)
     ledger.record([make_outcome(5), make_outcome(2, Verdict.SURVIVED)], [make_in_flight(3)], 0.1)
     ledger.record([], [make_in_flight(3)], 0.1)
     ledger.record([make_outcome(3, Verdict.MISCLASSIFIED)], [], 0.1)
@@ -76,7 +78,7 @@ def job_id(jobs, spec) -> str:
 
 def test_what_a_run_says_about_itself_is_in_the_job(jobs, job_id) -> None:
     ledger = jobs.begin(job_id)
-    ledger.model_ready(RECORD, "dataset")
+    ledger.model_ready(PREPARATION)
     ledger.warn("second thoughts")
     ledger.warn("a first")
     ledger.warn("second thoughts")
@@ -101,7 +103,7 @@ def test_progress_is_thinned_out(jobs, job_id) -> None:
 
 
 def read_batches(jobs, job_id: str) -> list[outcome_pb2.OutcomeBatch]:
-    entries = jobs.call(lambda store, log: log.read(job_id, START))
+    entries = jobs.call(lambda store, log: log.read(job_id, start(1)))
     return [outcome_pb2.OutcomeBatch.FromString(entry.payload) for entry in entries]
 
 
@@ -109,7 +111,7 @@ def test_batches_are_numbered_without_gaps_and_named_by_what_is_done(
     jobs, job_id, client, spec, make_outcome, make_in_flight
 ) -> None:
     ledger = jobs.begin(job_id)
-    ledger.model_ready(RECORD, "dataset")
+    ledger.model_ready(PREPARATION)
     ledger.record([], [make_in_flight(1), make_in_flight(2)], 0.5)
     ledger.record([make_outcome(1)], [make_in_flight(2)], 0.5)
     ledger.record([make_outcome(2), make_outcome(0)], [], 0.5)
@@ -171,7 +173,7 @@ def test_an_attempt_back_from_the_dead_cannot_write(jobs, job_id, client, make_o
     jobs.begin(job_id)
     for write in (
         lambda: zombie.record([make_outcome(2)], [], 0.5),
-        lambda: zombie.model_ready(RECORD, "dataset"),
+        lambda: zombie.model_ready(PREPARATION),
         lambda: zombie.progress(Progress(Phase.ATTACKING, 2, 2)),
         lambda: zombie.warn("boo"),
         lambda: zombie.finish(State.SUCCEEDED),
@@ -203,7 +205,7 @@ def test_two_processes_cannot_hold_a_shard(jobs, job_id, client) -> None:
 def test_the_lease_of_a_dead_process_of_this_machine_does_not_hold(jobs, job_id, client) -> None:
     ended = subprocess.Popen([sys.executable, "-ISc", ""])
     ended.wait()
-    host = ledger_module.owner_name().rpartition(":")[0]
+    host = owner_name().rpartition(":")[0]
     jobs.begin(job_id)
     client.set(JobKeys(job_id).shard(0).lease, f"{host}:{ended.pid}")
     assert jobs.begin(job_id).attempt == 2
@@ -213,7 +215,7 @@ def test_the_lease_of_a_dead_process_of_this_machine_does_not_hold(jobs, job_id,
 def test_a_lease_runs_out_unless_it_is_renewed(jobs, job_id, client) -> None:
     ledger = jobs.begin(job_id)
     lease = JobKeys(job_id).shard(0).lease
-    assert 0 < client.pttl(lease) <= ledger_module.LEASE_SECONDS * 1000
+    assert 0 < client.pttl(lease) <= LEASE_SECONDS * 1000
     client.pexpire(lease, 1000)
     assert ledger.renew(client)
     assert client.pttl(lease) > 1000
@@ -435,7 +437,7 @@ def test_a_begin_is_quick_with_a_long_log(jobs, job_id, client, make_outcome) ->
 
 def read_batches_all(jobs, job_id: str) -> list[outcome_pb2.OutcomeBatch]:
     async def read(store, log):
-        positions, entries = START, []
+        positions, entries = start(1), []
         while page := await log.read(job_id, positions):
             entries += page
             positions = page[-1].positions

@@ -12,22 +12,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attack_service.adapters.job_store import JobKeys
-from attack_service.adapters.outcome_log import START, Position, decode_token, encode_token
+from attack_service.adapters.keys import JobKeys
+from attack_service.adapters.outcome_log import Position, decode_token, encode_token, start
 from attack_service.errors import InvalidSpecification, OutcomesLost, PositionExpired
 
 JOB = "8060081a-a543-49aa-a4f0-733d7aaa9efb"
 COUNTS = st.integers(0, 2**64 - 1)
+START = start(1)
 
 
-@given(COUNTS, COUNTS, COUNTS)
-def test_a_token_carries_its_positions(done: int, sub: int, sequence: int) -> None:
-    positions = (Position(done, sub, sequence),)
+@given(st.lists(st.builds(Position, COUNTS, COUNTS, COUNTS), min_size=1, max_size=9).map(tuple))
+def test_a_token_carries_the_position_of_every_shard(positions: tuple[Position, ...]) -> None:
     assert decode_token(JOB, encode_token(JOB, positions)) == positions
 
 
-def test_no_token_is_the_start() -> None:
-    assert decode_token(JOB, "") == START
+def test_no_token_is_no_position() -> None:
+    assert decode_token(JOB, "") is None
 
 
 @given(st.text(min_size=1, max_size=60))
