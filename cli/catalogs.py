@@ -109,5 +109,7 @@ def _range(schema: ParameterSchema) -> str:
     kind = "whole number" if schema.integer else "number"
     lower = f"{'above' if schema.minimum_exclusive else 'from'} {schema.minimum:g}"
     upper = "" if math.isinf(schema.maximum) else f" to {schema.maximum:g}"
+    unit = f", {schema.unit}" if schema.unit else ""
     default = "default derived" if schema.default_derived else f"default {schema.default_value:g}"
-    return f"{kind} {lower}{upper}; {default}"
+    tried = ", ".join(f"{value:g}" for value in schema.paper_values)
+    return f"{kind} {lower}{upper}{unit}; {default}{f'; the paper tried {tried}' if tried else ''}"

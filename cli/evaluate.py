@@ -6,6 +6,7 @@ import contextlib
 import queue
 import threading
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,16 @@ import click
 
 from cli.errors import Interrupted, Misuse, Problem
 from cli.interrupts import interrupts
-from cli.options import attack_address, data_folder, positive, report_options, survival_address, whole
+from cli.options import (
+    attack_address,
+    data_folder,
+    positive,
+    report_options,
+    settings,
+    strength_options,
+    survival_address,
+    whole,
+)
 from cli.options import seed as seed_type
 
 if TYPE_CHECKING:
@@ -63,6 +73,7 @@ _SUCCEEDED, _FAILED, _CANCELED = 3, 4, 5
 )
 @click.option("--step-size", type=positive, metavar="NUMBER", help="How far one step goes.")
 @click.option("--max-iterations", type=whole, metavar="COUNT", help="The most steps of an attack.")
+@strength_options
 @click.option("--samples", type=whole, metavar="COUNT", help="How many test samples to attack.")
 @click.option(
     "--epochs",
@@ -84,7 +95,8 @@ _SUCCEEDED, _FAILED, _CANCELED = 3, 4, 5
 @click.option("--redis-url", envvar="AFRCTL_REDIS_URL", default="", hidden=True)
 def evaluate(
     model: str, dataset: str, data_root: Path | None, attack: str, engine: str, epsilon: float | None, norm: str | None,
-    step_size: float | None, max_iterations: int | None, samples: int | None, epochs: int | None, seed: int,
+    step_size: float | None, max_iterations: int | None, attack_parameter: Sequence[tuple[str, float]], defence: str,
+    defence_parameter: Sequence[tuple[str, float]], samples: int | None, epochs: int | None, seed: int,
     clock: str, price_usd_per_hour: float | None, output: Path, output_format: str, quiet: bool,
     attack_address: str, survival_address: str, redis_url: str,
 ) -> None:  # fmt: skip
@@ -101,6 +113,7 @@ def evaluate(
     Example:
       afrctl evaluate --model resnet50 --attack pgd
       afrctl evaluate --model resnet18 --attack pgd --epsilon 0.1 --samples 500 --price-usd-per-hour 2.5
+      afrctl evaluate --model resnet18 --attack pgd --defence jpeg --defence-parameter quality=50
       afrctl evaluate --model resnet18 --attack fgm --attack-address gpu:50051 --survival-address gpu:50052
     """
     if epsilon is not None and epsilon > 1 and norm in (None, "inf"):
@@ -110,12 +123,14 @@ def evaluate(
         )
     from afr.attack.v1.attack_service_pb2 import AttackSpec
 
-    parameters = {"epsilon": epsilon, "step_size": step_size, "max_iterations": max_iterations}
+    named = {"epsilon": epsilon, "step_size": step_size, "max_iterations": max_iterations}
     spec = AttackSpec(
         model=model,
         dataset=_resolved(dataset, here=not attack_address),
         attack=attack,
-        attack_parameters={name: float(value) for name, value in parameters.items() if value is not None},
+        attack_parameters=settings("--attack-parameter", attack_parameter, **named),
+        defence=defence,
+        defence_parameters=settings("--defence-parameter", defence_parameter),
         engine=engine,
         sample_count=samples or 0,
         epoch_count=epochs or 0,
@@ -209,13 +224,16 @@ class Evaluation:
     def _create(self, attack: AttackServer, spec: AttackSpec) -> AttackJob:
         from afr.attack.v1.attack_service_pb2 import CreateAttackJobRequest
 
+        from cli.reading import behind_defence
+
         request = CreateAttackJobRequest(spec=spec, request_id=str(uuid.uuid4()))
         job: AttackJob = attack.call(attack.stub.CreateAttackJob, request).attack_job
         chosen = job.spec
-        settings = ", ".join(f"{name} {value:g}" for name, value in sorted(chosen.attack_parameters.items()))
+        parameters = ", ".join(f"{name} {value:g}" for name, value in sorted(chosen.attack_parameters.items()))
+        behind = behind_defence(chosen)
         self._display.note(
-            f"job {job.attack_job_id}: {chosen.attack} ({chosen.engine}, norm {chosen.norm}, {settings}) against "
-            f"{chosen.model} on {chosen.sample_count} samples of {chosen.dataset}"
+            f"job {job.attack_job_id}: {chosen.attack} ({chosen.engine}, norm {chosen.norm}, {parameters}) against "
+            f"{chosen.model}{behind} on {chosen.sample_count} samples of {chosen.dataset}"
         )
         return job
 
@@ -320,6 +338,8 @@ class Evaluation:
             self._take_events(0.1)
 
     def _show_job(self, job: AttackJob) -> None:
+        from cli.reading import describe_model
+
         before, self._view.job = self._view.job, job
         if job.HasField("model_record") and not (before and before.HasField("model_record")):
             self._display.note(describe_model(job))
@@ -380,19 +400,6 @@ def _check_survival_server(address: str) -> None:
 
     with survival_server(address) as survival:
         survival.call(survival.stub.ListReports, ListReportsRequest(page_size=1))
-
-
-def describe_model(job: AttackJob) -> str:
-    """The attacked model in a sentence: how it came about and how good it is."""
-    from cli.quantities import count, duration, share
-
-    record = job.model_record
-    seconds = record.training_duration.ToTimedelta().total_seconds()
-    epochs = f"{record.epoch_count} epoch{'' if record.epoch_count == 1 else 's'}"
-    trained = f"{epochs} in {duration(seconds)} on {record.training_device_name}"
-    how = f"taken from the store, trained before: {trained}" if record.from_store else f"trained {trained}"
-    correct = f"{share(record.clean_accuracy)} of {count(record.test_sample_count)} test samples correct"
-    return f"{job.spec.model} {how}; {correct}"
 
 
 def _publish(evaluation: Evaluation, report: Report, folder: Path, output_format: str, quiet: bool) -> None:

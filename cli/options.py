@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,6 +52,27 @@ def _finite(value: str) -> float:
     if not math.isfinite(number):
         raise click.BadParameter(f"{value} is not a finite number")
     return number
+
+
+def setting(value: str) -> tuple[str, float]:
+    """A parameter and its value, `NAME=VALUE`; the server knows which there are."""
+    name, separator, number = (part.strip() for part in value.partition("="))
+    if not (name and separator):
+        raise click.BadParameter(f"{value!r} is no NAME=VALUE, such as deviation=0.1")
+    return name.replace("-", "_"), _finite(number)
+
+
+def settings(option: str, given: Sequence[tuple[str, float]], **named: float | None) -> dict[str, float]:
+    """Parameters by name: those given as `NAME=VALUE`, and those that have an option of their own.
+
+    Raises `Misuse` for one that was given twice.
+    """
+    found = {name: float(value) for name, value in named.items() if value is not None}
+    for name, value in given:
+        if name in found:
+            raise Misuse(f"{option} {name}: {name} is given twice; give it once")
+        found[name] = value
+    return found
 
 
 def whole(value: str) -> int:
@@ -132,6 +153,20 @@ def survival_address(command: F) -> F:
         "--survival-address", envvar=SURVIVAL_VARIABLE, metavar="HOST:PORT", default="", callback=_checked_address,
         help=f"The survival server to use.  [env: {SURVIVAL_VARIABLE}]",
     )(command)  # fmt: skip
+
+
+def strength_options(command: F) -> F:
+    """How strong the attack and the defence are, beyond the attack's own options."""
+    for option in (
+        click.option("--defence-parameter", type=setting, multiple=True, metavar="NAME=VALUE",
+                     help="A parameter of the defence; may be given several times."),
+        click.option("--defence", default="", metavar="NAME",
+                     help="The defence, for example jpeg; `afrctl defences` lists them.  [default: none]"),
+        click.option("--attack-parameter", type=setting, multiple=True, metavar="NAME=VALUE",
+                     help="A parameter of the attack that has no option here; may be given several times."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
 
 
 def report_options(command: F) -> F:

@@ -28,6 +28,7 @@ from cli.quantities import (
 )
 
 if TYPE_CHECKING:
+    from afr.attack.v1.attack_service_pb2 import AttackJob, AttackSpec
     from afr.survival.v1.survival_service_pb2 import ClockReport, Fit, Report, ReportedJob
 
 _OK = 1
@@ -71,13 +72,35 @@ def subject(report: Report) -> str:
     if len(report.jobs) != 1:
         return f"{len(report.jobs)} attack jobs"
     job = report.jobs[0]
-    return f"{job.model} on {job.dataset} under {job.attack}"
+    behind = "" if job.defence in ("", "none") else f" behind {job.defence}"
+    return f"{job.model}{behind} on {job.dataset} under {job.attack}"
+
+
+def behind_defence(job: AttackSpec | ReportedJob) -> str:
+    """` behind` a defence and its parameters; nothing if there is none."""
+    if job.defence in ("", "none"):
+        return ""
+    parameters = ", ".join(f"{name} {value:g}" for name, value in sorted(job.defence_parameters.items()))
+    return f" behind {job.defence} ({parameters})"
 
 
 def job_setting(job: ReportedJob) -> str:
     """How the attack was made, in a few words."""
     parameters = [f"{name} {value:g}" for name, value in sorted(job.attack_parameters.items())]
     return ", ".join([f"{job.engine} engine", f"norm {job.norm}", *parameters])
+
+
+def describe_model(job: AttackJob) -> str:
+    """The attacked model in a sentence: how it came about and how good it is."""
+    record = job.model_record
+    seconds = record.training_duration.ToTimedelta().total_seconds()
+    epochs = f"{record.epoch_count} epoch{'' if record.epoch_count == 1 else 's'}"
+    trained = f"{epochs} in {duration(seconds)} on {record.training_device_name}"
+    how = f"taken from the store, trained before: {trained}" if record.from_store else f"trained {trained}"
+    correct = f"{share(record.clean_accuracy)} of {count(record.test_sample_count)} test samples correct"
+    if job.spec.defence not in ("", "none"):
+        correct += f", {share(record.defended_accuracy)} behind {job.spec.defence}"
+    return f"{job.spec.model} {how}; {correct}"
 
 
 def key_figures(report: Report) -> list[Figure]:

@@ -15,6 +15,7 @@ from cli.reading import (
     FIT_COLUMNS,
     PARTIAL,
     accuracy_shares,
+    behind_defence,
     clock_headers,
     common_statuses,
     cost_lines,
@@ -94,7 +95,8 @@ def render(report: Report, *, colour: bool = False, width: int | None = None) ->
     blocks.append("\n".join([styled("costs", bold=True) + (f" (measured on {measured})" if measured else ""), costs]))
 
     settings = [
-        f"{job.model} on {job.dataset} under {job.attack}: {job_setting(job)}; job {job.attack_job_id}"
+        f"{job.model}{behind_defence(job)} on {job.dataset} under {job.attack}: {job_setting(job)}; "
+        f"job {job.attack_job_id}"
         for job in report.jobs
     ]
     blocks.append("\n".join([styled("what was attacked", bold=True), *(wrapped(line, "", "  ") for line in settings)]))

@@ -27,8 +27,9 @@ def job_covariates(jobs: Sequence[JobFacts]) -> tuple[FloatArray, tuple[str, ...
     """One row a job: everything that differs between the jobs. Names of treatment levels state their reference.
 
     Categories are coded against their first level in the order of the jobs; `epsilon` and `step_size` enter as
-    logarithms, other strengths as they are; the depth of a ResNet as its number of layers. A strength that some
-    job lacks (another attack's) is 0 there, beside the indicator of that attack.
+    logarithms, other strengths of an attack as they are; those of a defence from 0 to 1 between its least and its
+    greatest among the jobs, which the name states; the depth of a ResNet as its number of layers. A strength that some
+    job lacks (that of another attack or defence) is 0 there, beside the indicator of that attack or defence.
     """
     columns: dict[str, list[float]] = {}
     depths = [re.fullmatch(r"resnet(\d+)", job.model) for job in jobs]
@@ -39,7 +40,7 @@ def job_covariates(jobs: Sequence[JobFacts]) -> tuple[FloatArray, tuple[str, ...
     for name in ("dataset", "stem", "attack", "engine", "norm", "defence"):
         columns |= _treatments(name, [str(getattr(job, name)) for job in jobs])
     columns |= _strengths([job.attack_parameters for job in jobs])
-    columns |= _strengths([job.defence_parameters for job in jobs], prefix="defence_")
+    columns |= _defence_strengths(jobs)
     columns["image_size"] = [float(job.image_size) for job in jobs]
     columns["epoch_count"] = [float(job.epoch_count) for job in jobs]
     varying = {name: values for name, values in columns.items() if len(set(values)) > 1}
@@ -82,12 +83,24 @@ def _treatments(name: str, levels: Sequence[str]) -> dict[str, list[float]]:
     return {f"{name}={level} (against {reference})": [float(own == level) for own in levels] for level in others}
 
 
-def _strengths(parameters: Sequence[Mapping[str, float]], prefix: str = "") -> dict[str, list[float]]:
+def _defence_strengths(jobs: Sequence[JobFacts]) -> dict[str, list[float]]:
+    columns = {}
+    for defence, name in dict.fromkeys((job.defence, name) for job in jobs for name in job.defence_parameters):
+        values = [job.defence_parameters.get(name) if job.defence == defence else None for job in jobs]
+        known = [value for value in values if value is not None]
+        least, greatest = min(known), max(known)
+        if least < greatest:
+            scaled = [0.0 if value is None else (value - least) / (greatest - least) for value in values]
+            columns[f"{defence} {name} (0 is {least:g}, 1 is {greatest:g})"] = scaled
+    return columns
+
+
+def _strengths(parameters: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     columns = {}
     for name in dict.fromkeys(name for own in parameters for name in own):
         values = [own.get(name) for own in parameters]
         if name in _LOGARITHMIC and all(value is None or value > 0 for value in values):
-            columns[f"log_{prefix}{name}"] = [0.0 if value is None else math.log(value) for value in values]
+            columns[f"log_{name}"] = [0.0 if value is None else math.log(value) for value in values]
         else:
-            columns[f"{prefix}{name}"] = [value or 0.0 for value in values]
+            columns[name] = [value or 0.0 for value in values]
     return columns

@@ -42,6 +42,10 @@ class JobFacts:
     training_device_name: str = ""
     attack_device_name: str = ""
     from_store: bool = False
+    training_evaluation_count: int = 0
+    defended_accuracy: float = 0.0
+    clean_rejection_share: float = 0.0
+    randomized: bool = False
 
     @property
     def training_seconds_per_sample(self) -> float:
@@ -50,5 +54,10 @@ class JobFacts:
 
     @property
     def training_passes_per_sample(self) -> float:
-        """Forward and backward evaluations that training spent on each training sample: two an epoch."""
+        """Forward and backward evaluations that training spent on each training sample; two an epoch if not counted.
+
+        A defence that trains on attacked samples has paid for those attacks too.
+        """
+        if self.training_evaluation_count and self.training_sample_count:
+            return self.training_evaluation_count / self.training_sample_count
         return 2.0 * self.epoch_count

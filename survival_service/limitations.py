@@ -34,6 +34,7 @@ def limitations(
         *_of_conclusions(conclusions),
         *_of_jobs(jobs),
         *_of_devices(jobs),
+        *_of_defences(jobs),
         *_of_counts(jobs, surviving_share, fitted=any(fit.status is Status.OK for _, those in fits for fit in those)),
         *_of_fits(fits),
         *_of_pooling(jobs, fits, shared_images),
@@ -86,6 +87,27 @@ def _of_devices(jobs: Sequence[tuple[JobFacts, OutcomeTable]]) -> Iterator[str]:
             f"the jobs were attacked on unlike devices ({', '.join(names)}), so every time and rate in seconds mixes "
             "the devices with the attacks"
         )
+
+
+def _of_defences(jobs: Sequence[tuple[JobFacts, OutcomeTable]]) -> Iterator[str]:
+    for facts, table in jobs:
+        name = f"{facts.defence} of job {facts.attack_job_id}"
+        if facts.randomized:
+            yield (
+                f"the defence {name} answers by chance: samples were judged by the mean of "
+                f"{facts.defence_parameters.get('repeats', 1):g} answers, all of one seed, and the intervals leave out "
+                "what other draws would give"
+            )
+        if facts.clean_rejection_share:
+            yield (
+                f"the defence {name} rejects {percent(facts.clean_rejection_share)} of clean test samples and leaves "
+                f"{percent(facts.defended_accuracy)} answered correctly, of {percent(facts.clean_accuracy)} without it"
+            )
+        if table.rejected_count:
+            yield (
+                f"{table.rejected_count} of {table.survived_count} samples that survived in job {facts.attack_job_id} "
+                "were rejected by the defence at their last check: nobody was fooled, and nobody was answered"
+            )
 
 
 def _of_counts(jobs: Sequence[tuple[JobFacts, OutcomeTable]], surviving_share: float, *, fitted: bool) -> Iterator[str]:

@@ -279,6 +279,11 @@ class OutcomeTable:
         return self._counts[Verdict.SURVIVED] + self._counts[Verdict.REJECTED]
 
     @property
+    def rejected_count(self) -> int:
+        """Samples whose last check a defence rejected."""
+        return self._counts[Verdict.REJECTED]
+
+    @property
     def misclassified_count(self) -> int:
         """Samples that were never at risk."""
         return self._counts[Verdict.MISCLASSIFIED]

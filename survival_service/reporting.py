@@ -92,6 +92,12 @@ class ReportedJob:
     failed_count: int
     survived_count: int
     misclassified_count: int
+    defence: str
+    defence_parameters: Mapping[str, float]
+    defended_accuracy: float
+    clean_rejection_share: float
+    randomized: bool
+    rejected_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,4 +366,10 @@ def _reported(facts: JobFacts, table: OutcomeTable) -> ReportedJob:
         failed_count=table.failed_count,
         survived_count=table.survived_count,
         misclassified_count=table.misclassified_count,
+        defence=facts.defence,
+        defence_parameters=facts.defence_parameters,
+        defended_accuracy=facts.defended_accuracy,
+        clean_rejection_share=facts.clean_rejection_share,
+        randomized=facts.randomized,
+        rejected_count=table.rejected_count,
     )

@@ -16,6 +16,7 @@ from cli.reading import (
     PARTIAL,
     POOLED,
     accuracy_shares,
+    behind_defence,
     best_fit,
     clock_headers,
     cost_lines,
@@ -190,7 +191,8 @@ def _costs(report: Report) -> Markup:
 def _jobs(report: Report) -> Markup:
     rows = [
         (
-            element("code", job.attack_job_id), f"{job.model} on {job.dataset}", f"{job.attack}: {job_setting(job)}",
+            element("code", job.attack_job_id), f"{job.model}{behind_defence(job)} on {job.dataset}",
+            f"{job.attack}: {job_setting(job)}",
             element("code", job.weights_digest[:12]), count(job.failed_count), count(job.survived_count),
             count(job.misclassified_count),
         )

@@ -247,6 +247,10 @@ def job_facts(job: attack_pb.AttackJob, *, dataset_digest: str = "") -> JobFacts
         training_device_name=record.training_device_name,
         attack_device_name=record.attack_device_name,
         from_store=record.from_store,
+        training_evaluation_count=record.training_evaluation_count,
+        defended_accuracy=record.defended_accuracy,
+        clean_rejection_share=record.clean_rejection_share,
+        randomized=record.randomized,
     )
 
 

@@ -141,13 +141,18 @@ def test_the_options_become_the_specification(afrctl: Any, scripted: Any, tmp_pa
     options, attacker, survivor = scripted(two_samples)
     ended = afrctl(
         *EVALUATE, *options, "--epsilon", "8/255", "--norm", "2", "--step-size", "0.02", "--max-iterations", "7",
+        "--attack-parameter", "random-start=1", "--defence", "gaussian-noise", "--defence-parameter", "deviation=1/4",
+        "--defence-parameter", "repeats=5",
         "--samples", "50", "--epochs", "3", "--seed", "9", "--engine", "art", "--dataset", "imagefolder:pictures",
         "--price-usd-per-hour", "2.5", "--clock", "seconds",
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     (request,) = attacker.created
     spec = request.spec
-    assert dict(spec.attack_parameters) == {"epsilon": 8 / 255, "step_size": 0.02, "max_iterations": 7}
+    assert dict(spec.attack_parameters) == {
+        "epsilon": 8 / 255, "step_size": 0.02, "max_iterations": 7, "random_start": 1
+    }  # fmt: skip
+    assert (spec.defence, dict(spec.defence_parameters)) == ("gaussian-noise", {"deviation": 0.25, "repeats": 5})
     assert (spec.norm, spec.sample_count, spec.epoch_count, spec.seed, spec.engine) == ("2", 50, 3, 9, "art")
     assert spec.dataset == f"imagefolder:{tmp_path / 'pictures'}"
     assert len(request.request_id) == 36

@@ -14,6 +14,10 @@ EVALUATE = ("evaluate", "--model", "resnet18", "--attack", "pgd")
 MISUSES: list[tuple[tuple[str, ...], int, str]] = [
     (("evaluate",), 2, "--model"),
     ((*EVALUATE, "--epsilon", "nan"), 2, "nan"),
+    ((*EVALUATE, "--defence-parameter", "deviation"), 2, "no NAME=VALUE, such as deviation=0.1"),
+    ((*EVALUATE, "--defence-parameter", "deviation=much"), 2, "8/255"),
+    ((*EVALUATE, "--defence-parameter", "cutoff=0.5", "--defence-parameter", "cutoff=0.9"), 2, "cutoff is given twice"),
+    ((*EVALUATE, "--epsilon", "0.1", "--attack-parameter", "epsilon=0.1"), 2, "epsilon is given twice"),
     ((*EVALUATE, "--epsilon", "-1"), 2, "not above 0"),
     ((*EVALUATE, "--epsilon", "0"), 2, "not above 0"),
     ((*EVALUATE, "--epsilon", "inf"), 2, "finite"),

@@ -63,6 +63,16 @@ def test_settings_of_several_jobs_stand_with_their_effects(reports: Reports) -> 
     assert "intercept" not in text
 
 
+def test_a_defence_stands_with_the_model_that_it_defends(reports: Reports) -> None:
+    report = reports["good"]()
+    assert "behind" not in render(report)
+    report.jobs[0].defence = "gaussian-noise"
+    report.jobs[0].defence_parameters.update({"repeats": 10, "deviation": 0.1})
+    text = render(report, width=110)
+    assert text.splitlines()[0].endswith("resnet50 behind gaussian-noise on digits under pgd")
+    assert "resnet50 behind gaussian-noise (deviation 0.1, repeats 10) on digits under pgd: native" in text
+
+
 def test_fits_stand_side_by_side(reports: Reports) -> None:
     text = render(reports["good"](), width=110)
     rows = [line.split()[:2] for line in text.splitlines() if line.startswith(("Weibull", "log-"))]

@@ -39,11 +39,20 @@ def test_epsilon_enters_as_its_logarithm_and_depth_as_layers(facts: Facts) -> No
     np.testing.assert_allclose(matrix, [[18, math.log(0.1)], [152, math.log(0.2)]])
 
 
-def test_a_strength_of_another_defence_is_zero_beside_its_indicator(facts: Facts) -> None:
-    jobs = [facts(), facts(defence="gaussian-noise", defence_parameters={"sigma": 0.1})]
+def test_strengths_are_scaled_within_their_defence_and_zero_beside_the_indicator_of_another(facts: Facts) -> None:
+    """Two defences have a parameter of one name; only the noise comes in several strengths."""
+    jobs = [
+        facts(),
+        *(facts(defence="gaussian-noise", defence_parameters={"deviation": d, "repeats": 10}) for d in (0.1, 0.2, 0.5)),
+        facts(defence="gaussian-augmentation", defence_parameters={"deviation": 1.0}),
+    ]
     matrix, names = job_covariates(jobs)
-    assert names == ("defence=gaussian-noise (against none)", "defence_sigma")
-    assert matrix.tolist() == [[0, 0], [1, 0.1]]
+    assert names == (
+        "defence=gaussian-noise (against none)",
+        "defence=gaussian-augmentation (against none)",
+        "gaussian-noise deviation (0 is 0.1, 1 is 0.5)",
+    )
+    np.testing.assert_allclose(matrix, [[0, 0, 0], [1, 0, 0], [1, 0, 0.25], [1, 0, 1], [0, 1, 0]])
 
 
 def test_models_without_a_depth_are_categories(facts: Facts) -> None:

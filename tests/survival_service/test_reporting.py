@@ -150,6 +150,21 @@ def test_a_report_says_what_limits_it(
     assert any(sentence.lower() in found.lower() for found in report.limitations)
 
 
+def test_what_a_defence_does_to_clean_and_attacked_samples_limits_a_report(job: Job, simulated_checks: Checks) -> None:
+    facts, columns = job(
+        simulated_checks(90), defence="high-confidence", defence_parameters={"cutoff": 0.9}, randomized=True,
+        clean_rejection_share=0.25, defended_accuracy=0.7,
+    )  # fmt: skip
+    text = " ".join(make_report([(facts, columns)], ReportOptions()).limitations)
+    assert "rejects 25.0 % of clean test samples and leaves 70.0 % answered correctly, of 97.0 % without it" in text
+    assert "high-confidence of job job-1 answers by chance" in text
+    reported = make_report([(facts, columns)], ReportOptions()).jobs[0]
+    assert (reported.defence, reported.defence_parameters, reported.randomized) == (
+        "high-confidence", {"cutoff": 0.9}, True
+    )  # fmt: skip
+    assert (reported.defended_accuracy, reported.clean_rejection_share, reported.rejected_count) == (0.7, 0.25, 0)
+
+
 def test_what_is_in_order_is_no_limitation(job: Job, simulated_checks: Checks) -> None:
     report = make_report([job(simulated_checks(250))], ReportOptions())
     text = " ".join(report.limitations)

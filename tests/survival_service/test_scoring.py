@@ -234,3 +234,10 @@ def test_no_spending_makes_a_score_nan(rows: list[tuple[float, bool]], training:
         if estimate.value is not None and estimate.lower is not None and estimate.upper is not None:
             assert estimate.lower <= estimate.value <= estimate.upper
     assert found.confidence_above_one is None or 0 <= found.confidence_above_one <= 1
+
+
+def test_a_training_that_attacked_its_samples_has_paid_for_it(facts) -> None:
+    """Six epochs of training on the iterates of PGD in 7 steps: 8 forward and 8 backward evaluations a sample each."""
+    assert facts(epoch_count=6).training_passes_per_sample == 12
+    counted = facts(epoch_count=6, training_sample_count=100, training_evaluation_count=100 * 6 * 16)
+    assert counted.training_passes_per_sample == 96

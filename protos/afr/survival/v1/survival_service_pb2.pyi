@@ -670,6 +670,26 @@ class ReportedJob(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class DefenceParametersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ATTACK_JOB_ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     DATASET_FIELD_NUMBER: _builtins.int
@@ -684,6 +704,12 @@ class ReportedJob(_message.Message):
     FAILED_COUNT_FIELD_NUMBER: _builtins.int
     SURVIVED_COUNT_FIELD_NUMBER: _builtins.int
     MISCLASSIFIED_COUNT_FIELD_NUMBER: _builtins.int
+    DEFENCE_FIELD_NUMBER: _builtins.int
+    DEFENCE_PARAMETERS_FIELD_NUMBER: _builtins.int
+    DEFENDED_ACCURACY_FIELD_NUMBER: _builtins.int
+    CLEAN_REJECTION_SHARE_FIELD_NUMBER: _builtins.int
+    RANDOMIZED_FIELD_NUMBER: _builtins.int
+    REJECTED_COUNT_FIELD_NUMBER: _builtins.int
     attack_job_id: _builtins.str
     """The identifier of the job."""
     model: _builtins.str
@@ -710,9 +736,27 @@ class ReportedJob(_message.Message):
     """Samples of this job that survived."""
     misclassified_count: _builtins.int
     """Samples of this job that were misclassified before the attack."""
+    defence: _builtins.str
+    """The defence of the model, `none` without one."""
+    defended_accuracy: _builtins.float
+    """The share of the whole test split that is answered correctly behind the
+    defence, in [0, 1]; 0 if it was not measured.
+    """
+    clean_rejection_share: _builtins.float
+    """The share of clean test samples that the defence rejects, in [0, 1]."""
+    randomized: _builtins.bool
+    """Whether the defence answers by chance."""
+    rejected_count: _builtins.int
+    """Samples of this job whose last check the defence rejected; they are among
+    the survivors.
+    """
     @_builtins.property
     def attack_parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """The attack's parameters."""
+
+    @_builtins.property
+    def defence_parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """The defence's parameters."""
 
     def __init__(
         self,
@@ -731,10 +775,16 @@ class ReportedJob(_message.Message):
         failed_count: _builtins.int = ...,
         survived_count: _builtins.int = ...,
         misclassified_count: _builtins.int = ...,
+        defence: _builtins.str = ...,
+        defence_parameters: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        defended_accuracy: _builtins.float = ...,
+        clean_rejection_share: _builtins.float = ...,
+        randomized: _builtins.bool = ...,
+        rejected_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "attack_device_name", b"attack_device_name", "attack_job_id", b"attack_job_id", "attack_parameters", b"attack_parameters", "clean_accuracy", b"clean_accuracy", "dataset", b"dataset", "engine", b"engine", "failed_count", b"failed_count", "misclassified_count", b"misclassified_count", "model", b"model", "norm", b"norm", "survived_count", b"survived_count", "training_device_name", b"training_device_name", "weights_digest", b"weights_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "attack_device_name", b"attack_device_name", "attack_job_id", b"attack_job_id", "attack_parameters", b"attack_parameters", "clean_accuracy", b"clean_accuracy", "clean_rejection_share", b"clean_rejection_share", "dataset", b"dataset", "defence", b"defence", "defence_parameters", b"defence_parameters", "defended_accuracy", b"defended_accuracy", "engine", b"engine", "failed_count", b"failed_count", "misclassified_count", b"misclassified_count", "model", b"model", "norm", b"norm", "randomized", b"randomized", "rejected_count", b"rejected_count", "survived_count", b"survived_count", "training_device_name", b"training_device_name", "weights_digest", b"weights_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
