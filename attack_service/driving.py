@@ -134,8 +134,26 @@ def drive_queries(
     device: torch.device,
 ) -> None:
     """Attack all samples, many at once, with their questions pooled into passes of `handle.width` rows."""
-    waiting = deque(range(len(samples)))
     live: deque[_Live] = deque()
+    try:
+        _drive_queries(attack, samples, handle, judge, watch, clock, device, live)
+    finally:
+        # Also when the job is canceled or an error ends it: what an attack has begun it must undo.
+        for one in live:
+            one.interview.close()
+
+
+def _drive_queries(
+    attack: QueryAttack,
+    samples: Samples,
+    handle: Handle,
+    judge: Judge,
+    watch: Watch,
+    clock: Clock,
+    device: torch.device,
+    live: deque[_Live],
+) -> None:
+    waiting = deque(range(len(samples)))
     clock.restart()
     while True:
         # As many samples as fill a pass: those with few questions at a time share it with many others.
@@ -167,6 +185,8 @@ def drive_queries(
         predictions, wrong, fooled, rejected, broken = facts.cpu().numpy()
         _require_numbers(broken)
         misclassified = (wrong != 0) & (rejected == 0)
+        checked = np.array([one.question.checked for one, _ in asked])
+        fooled = fooled.astype(bool) & np.repeat(checked, counts)
         # The first question that fooled the model, or else the last one.
         judged = np.array(
             [
@@ -176,10 +196,13 @@ def drive_queries(
         )
         before = np.array([(one.query_count, one.gradient_count) for one, _ in asked])
         finished = np.zeros(len(asked), dtype=bool)
+        last = []
         for position, ((one, places), begin, place) in enumerate(zip(asked, first, judged, strict=True)):
             one.query_count += places.stop - places.start
             one.gradient_count += kind * (places.stop - places.start)
-            one.last = (inputs[place], int(predictions[place]), bool(rejected[place]))
+            if checked[position]:
+                one.last = (inputs[place], int(predictions[place]), bool(rejected[place]))
+            last.append(one.last or (inputs[place], int(predictions[place]), bool(rejected[place])))
             if not fooled[place]:
                 finished[position] = not one.hear(
                     evaluation, misclassified, slice(begin, begin + counts[position]), places.stop
@@ -189,15 +212,16 @@ def drive_queries(
         ended = watch.record(
             Checks(
                 rows=np.array([one.row for one, _ in asked]),
-                inputs=inputs[torch.from_numpy(judged).to(device)],
+                inputs=torch.stack([image for image, _, _ in last]),
                 originals=originals,
-                predictions=predictions[judged],
-                fooled=fooled[judged].astype(bool),
-                rejected=rejected[judged].astype(bool),
-                check_counts=asked_count,
+                predictions=np.array([prediction for _, prediction, _ in last]),
+                fooled=fooled[judged],
+                rejected=np.array([rejection for *_, rejection in last]),
+                check_counts=asked_count * checked,
                 query_counts=before[:, 0] + asked_count,
                 gradient_counts=before[:, 1] + kind * (asked_count - 1),
-                held_counts=before[:, 0] + asked_count - 1,
+                # What came between the last check and the first row of this pass was none.
+                held_counts=(before[:, 0] + asked_count - 1) * (asked_count > 1),
                 shares=counts,
                 finished=finished,
             ),
@@ -213,7 +237,9 @@ def drive_queries(
             if over:
                 one.interview.close()
         # Whoever was asked goes to the end of the queue, so that all get on alike.
-        live = deque(others + [one for (one, _), over in zip(asked, ended, strict=True) if not over])
+        stayed = [one for (one, _), over in zip(asked, ended, strict=True) if not over]
+        live.clear()
+        live.extend(others + stayed)
 
 
 @dataclass(slots=True)

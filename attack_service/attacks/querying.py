@@ -22,12 +22,14 @@ class Question:
     """Images (k, channels, height, width) in [0, 1] to ask the model about.
 
     With an `objective`, (k, classes) logits to (k) numbers, or to (k, m) if `gradient_count` is m above 1, the answer
-    has gradients. A row's number may depend on its logits alone.
+    has gradients. A row's number may depend on its logits alone. `checked` says whether the answer is a check: it is
+    none where the images have been judged before, or are the clean one.
     """
 
     images: Tensor
     objective: Callable[[Tensor], Tensor] | None = None
     gradient_count: int = 0
+    checked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +49,12 @@ Interview: TypeAlias = Generator[Question, Answer, None]
 
 
 class QueryAttack(ABC):
-    """An attack that goes its own way with every sample. Each image that it asks about is a check."""
+    """An attack that goes its own way with every sample. Each image that it asks about is a check, if `checked`."""
 
     @abstractmethod
     def ask(self, image: Tensor, label: int, sample_index: int) -> Interview:
-        """Attack a sample, an image (channels, height, width) on the attack's device; ask at least once.
+        """Attack a sample, an image (channels, height, width) on the attack's device; make at least one check.
 
-        Returns when it gives up. Randomness derives from the attack's seed and `sample_index` alone.
+        Returns when it gives up; is closed as soon as the sample has failed. Randomness derives from the attack's seed
+        and `sample_index` alone.
         """
