@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from attack_service.entries import Attack, ParameterSchema
 
@@ -18,6 +19,9 @@ STEP_SHARE = 0.8
 
 # No image is further away, in any norm; a float32 can hold what is computed from it.
 LARGEST_EPSILON = 1e7
+
+# HopSkipJump's searches: a float32 image cannot be halved more often.
+SEARCH_STEP_LIMIT = 24
 
 EPSILON = ParameterSchema(
     name="epsilon",
@@ -68,6 +72,17 @@ RANDOM_START = ParameterSchema(
     integer=True,
 )
 
+DECAY = ParameterSchema(
+    name="decay",
+    description="How much of the gradients so far a new one joins: 1 forgets nothing, 0 is projected gradient descent.",
+    default_value=1.0,
+    minimum=0.0,
+    minimum_exclusive=False,
+    maximum=1.0,
+)
+# The number of steps of the paper of AutoPGD; its step sizes are made for many.
+APGD_ITERATIONS = replace(MAX_ITERATIONS, default_value=100.0, paper_values=())
+
 FIXED_BUDGET = (
     "The first iterate that the model gives another class than the true one; every iterate lies within epsilon. "
     "Each is a check."
@@ -101,6 +116,50 @@ ATTACKS: dict[str, Attack] = {
             (EPSILON, STEP_SIZE, MAX_ITERATIONS, RANDOM_START),
             NORMS,
             ENGINES,
+            access="gradients",
+            failure=FIXED_BUDGET,
+            maxima=_by_steps,
+        ),
+        Attack(
+            "bim",
+            "Basic iterative method: projected gradient descent in the norm inf from the sample itself "
+            "(Kurakin et al., arXiv 1607.02533). Every step is a check.",
+            (EPSILON, STEP_SIZE, MAX_ITERATIONS),
+            ("inf",),
+            ("native",),
+            access="gradients",
+            failure=FIXED_BUDGET,
+            maxima=_by_steps,
+        ),
+        Attack(
+            "mim",
+            "Momentum iterative method: steps up the decayed sum of all gradients so far, each gradient of length one "
+            "in the norm 1 (Dong et al., arXiv 1710.06081). Every step is a check.",
+            (EPSILON, STEP_SIZE, MAX_ITERATIONS, DECAY),
+            ("inf", "2"),
+            ("native",),
+            access="gradients",
+            failure=FIXED_BUDGET,
+            maxima=_by_steps,
+        ),
+        Attack(
+            "apgd",
+            "AutoPGD: projected gradient ascent with momentum that halves its step size, and returns to its best "
+            "point, where the loss stalls (Croce and Hein, arXiv 2003.01690). Every step is a check.",
+            (EPSILON, APGD_ITERATIONS, RANDOM_START),
+            ("inf", "2"),
+            ("native",),
+            access="gradients",
+            failure=FIXED_BUDGET,
+            maxima=_by_steps,
+        ),
+        Attack(
+            "apgd-dlr",
+            "AutoPGD on the difference of logits ratio, a loss that does not change when all logits are scaled "
+            "(Croce and Hein, arXiv 2003.01690). It needs three classes or more.",
+            (EPSILON, APGD_ITERATIONS, RANDOM_START),
+            ("inf", "2"),
+            ("native",),
             access="gradients",
             failure=FIXED_BUDGET,
             maxima=_by_steps,

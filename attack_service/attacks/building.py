@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from attack_service.attacks.apgd import APGD
 from attack_service.attacks.lockstep import LockstepAttack
-from attack_service.attacks.pgd import PGD, fgm
+from attack_service.attacks.losses import doubt, logit_ratio
+from attack_service.attacks.mim import MIM
+from attack_service.attacks.pgd import PGD, bim, fgm
 from attack_service.attacks.querying import QueryAttack
 from attack_service.jobs import AttackSpec
 
@@ -20,6 +23,29 @@ def build(spec: AttackSpec) -> LockstepAttack | QueryAttack:
                 step_size=parameters["step_size"],
                 iteration_count=int(parameters["max_iterations"]),
                 norm=norm,
+                random_start=bool(parameters["random_start"]),
+                seed=seed,
+            )
+        case "bim":
+            return bim(
+                epsilon=parameters["epsilon"],
+                step_size=parameters["step_size"],
+                iteration_count=int(parameters["max_iterations"]),
+            )
+        case "mim":
+            return MIM(
+                epsilon=parameters["epsilon"],
+                step_size=parameters["step_size"],
+                iteration_count=int(parameters["max_iterations"]),
+                norm=norm,
+                decay=parameters["decay"],
+            )
+        case "apgd" | "apgd-dlr":
+            return APGD(
+                epsilon=parameters["epsilon"],
+                iteration_count=int(parameters["max_iterations"]),
+                norm=norm,
+                loss=doubt if spec.attack == "apgd" else logit_ratio,
                 random_start=bool(parameters["random_start"]),
                 seed=seed,
             )

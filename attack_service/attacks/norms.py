@@ -28,10 +28,16 @@ def steepest(gradient: Tensor, norm: str) -> Tensor:
     if norm == "1":
         position = rows.abs().argmax(dim=1, keepdim=True)
         return torch.zeros_like(rows).scatter_(1, position, 1.0).reshape(gradient.shape) * gradient.sign()
+    return unit(gradient, "2")
+
+
+def unit(gradient: Tensor, norm: str) -> Tensor:
+    """The gradient divided by its length; zero stays zero."""
+    rows = gradient.flatten(1)
     # A confident model's gradients are so small that their squares underflow: without this the step would be zero.
     largest = rows.abs().amax(dim=1, keepdim=True)
     scaled = rows / largest.where(largest > 0, 1.0)
-    length = lengths(scaled, "2")
+    length = lengths(scaled, norm)
     return (scaled / length.where(length > 0, 1.0)).reshape(gradient.shape)
 
 
@@ -43,6 +49,14 @@ def project(perturbation: Tensor, epsilon: float, norm: str) -> Tensor:
     length = lengths(rows, norm).double()
     shrink = torch.where(length == 0, 0.0, (epsilon / length).clamp(max=1.0))
     return (rows.double() * shrink).to(perturbation.dtype).reshape(perturbation.shape)
+
+
+def bounded_step(
+    inputs: Tensor, originals: Tensor, direction: Tensor, step_size: float, epsilon: float, norm: str
+) -> Tensor:
+    """The inputs after the steepest step along a direction, clipped to the box, then projected onto the ball."""
+    stepped = (inputs + step_size * steepest(direction, norm)).clamp(0, 1)
+    return originals + project(stepped - originals, epsilon, norm)
 
 
 def random_points(like: Tensor, epsilon: float, norm: str, *, seed: int, sample_indices: list[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Projected gradient descent (Madry et al., arXiv 1706.06083); the fast gradient method is a single step of it."""
+"""Projected gradient descent (Madry et al., arXiv 1706.06083), and two attacks that are a special case of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attack_service.attacks.lockstep import Arrivals, LockstepAttack, State
 from attack_service.attacks.losses import doubt
-from attack_service.attacks.norms import project, random_points, steepest
+from attack_service.attacks.norms import bounded_step, random_points
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,15 @@ class PGD(LockstepAttack):
 
     def advance(self, state: State, logits: Tensor, gradients: Tensor | None) -> None:
         assert gradients is not None
-        stepped = (state.inputs + self.step_size * steepest(gradients, self.norm)).clamp(0, 1)
-        state.inputs = state.originals + project(stepped - state.originals, self.epsilon, self.norm)
+        state.inputs = bounded_step(state.inputs, state.originals, gradients, self.step_size, self.epsilon, self.norm)
         state.checked.fill_(True)
 
 
 def fgm(*, epsilon: float, norm: str) -> PGD:
     """The fast gradient method (Goodfellow et al., arXiv 1412.6572): a single step of length epsilon."""
     return PGD(epsilon=epsilon, step_size=epsilon, iteration_count=1, norm=norm)
+
+
+def bim(*, epsilon: float, step_size: float, iteration_count: int) -> PGD:
+    """The basic iterative method (Kurakin et al., arXiv 1607.02533): in the norm inf, and from the sample itself."""
+    return PGD(epsilon=epsilon, step_size=step_size, iteration_count=iteration_count, norm="inf")

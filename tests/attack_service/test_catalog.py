@@ -19,14 +19,13 @@ def specification(**fields: object) -> AttackSpec:
     return AttackSpec(**({"model": "resnet50", "dataset": "digits", "attack": "pgd"} | fields))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
-@pytest.mark.parametrize("norm", ["inf", "2", "1"])
+@pytest.mark.parametrize(("attack", "norm"), [(entry.name, norm) for entry in ATTACKS.values() for norm in entry.norms])
 def test_resolving_fills_every_default_and_changes_nothing_the_second_time(attack: str, norm: str) -> None:
     resolved = resolve(AttackSpec(model="resnet18", dataset="", attack=attack, norm=norm))
     assert resolve(resolved) == resolved
     assert resolved.dataset == "digits"
     assert resolved.engine == "native"
-    assert resolved.sample_count >= 200
+    assert resolved.sample_count == (0 if attack == "none" else 200)
     assert set(resolved.attack_parameters) == {schema.name for schema in ATTACKS[attack].parameters}
 
 
@@ -117,9 +116,9 @@ def test_the_page_of_the_attacks_has_every_parameter_its_range_and_its_default()
             if not schema.default_derived:
                 assert f"| {schema.default_value:g} |" in rows[schema.name]
                 assert f"{schema.maximum:.0f}" in rows[schema.name]
-        for norm, epsilon in DEFAULT_EPSILON.items():
-            assert f"{norm} {epsilon:g}" in rows["epsilon"]
-        assert f"{attack.parameters[0].maximum:g}" in rows["epsilon"]
+        if "epsilon" in rows:
+            assert all(f"{norm} {epsilon:g}" in rows["epsilon"] for norm, epsilon in DEFAULT_EPSILON.items())
+            assert f"{attack.parameters[0].maximum:g}" in rows["epsilon"]
 
 
 def test_the_catalogue_answers_without_torch() -> None:
