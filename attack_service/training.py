@@ -160,10 +160,11 @@ def train(
                     with precision():
                         images = perturb(model, images, labels, generator).detach()
                     model.train()
-                optimizer.zero_grad(set_to_none=True)
                 with precision():
                     logits = model(images)
                     loss = F.cross_entropy(logits, labels)
+                # After the forward evaluation: the backward one takes the memory that this frees, not new pages.
+                optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
                 step += 1
