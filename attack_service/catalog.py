@@ -157,7 +157,8 @@ def _check_brought(spec: AttackSpec, defence: Defence) -> None:
         if any(known):
             field = "training_seconds" if spec.training_seconds else "training_sample_count"
             raise InvalidSpecification(
-                f"spec.{field}", f"{field} is for a model of your own; what is trained here is measured, so leave it out"
+                f"spec.{field}",
+                f"{field} is for a model of your own; what is trained here is measured, so leave it out",
             )
         return
     if not 0 <= spec.training_seconds < math.inf or not 0 <= spec.training_sample_count < 2**32:
