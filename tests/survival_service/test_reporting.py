@@ -156,7 +156,7 @@ def test_what_a_defence_does_to_clean_and_attacked_samples_limits_a_report(job: 
         clean_rejection_share=0.25, defended_accuracy=0.7,
     )  # fmt: skip
     text = " ".join(make_report([(facts, columns)], ReportOptions()).limitations)
-    assert "rejects 25.0 % of clean test samples and leaves 70.0 % answered correctly, of 97.0 % without it" in text
+    assert "rejects 25 % of clean test samples and leaves 70 % answered correctly, of 97 % without it" in text
     assert "high-confidence of job job-1 answers by chance" in text
     reported = make_report([(facts, columns)], ReportOptions()).jobs[0]
     assert (reported.defence, reported.defence_parameters, reported.randomized) == (
