@@ -17,6 +17,7 @@ from attack_service.driving import drive_lockstep, drive_queries
 from attack_service.errors import InvalidSpecification
 from attack_service.evaluating import CleanEvaluation, require_harmless_probe, require_same_predictions
 from attack_service.handles import Handle
+from attack_service.integrity import Verifier, answers_by_chance, vanishing_gradients
 from attack_service.jobs import AttackSpec, Ledger, State
 from attack_service.judging import Judge
 from attack_service.watching import Journal, Samples, Watch, misclassified
@@ -56,9 +57,9 @@ def attack(
     for row in range(len(wrong)):
         journal.add(misclassified(wrong, row))
     journal.record(now=True)
-    if len(attackable) and not journal.canceled():
-        _attack(spec, dataset, attackable, handle, target, journal, device)
     canceled = journal.canceled()
+    if len(attackable) and not canceled:
+        canceled = _attack(spec, dataset, attackable, handle, target, journal, ledger, device)
     journal.record(now=True)
     return State.CANCELED if canceled else State.SUCCEEDED
 
@@ -70,25 +71,35 @@ def _attack(
     handle: Handle,
     target: Target,
     journal: Journal,
+    ledger: Ledger,
     device: torch.device,
-) -> None:
+) -> bool:
+    """Attack samples that are at risk; whether the job was canceled meanwhile."""
     first = samples.take(torch.arange(min(spec.batch_size, len(samples))))
     images, labels = first.images(first.indices).to(device), first.labels.to(device)
     _probe(target, images[:_PROBE_COUNT], labels[:_PROBE_COUNT])
     judge = Judge(spec.attack_parameters.get("epsilon", math.inf), spec.norm, target.abstains)
-    watch, clock = Watch(samples, journal, target.repeat_count), DeviceClock(device)
+    verifier = Verifier(handle, judge)
+    watch, clock = Watch(samples, journal, target.repeat_count, verifier.add), DeviceClock(device)
+    flags = [answers_by_chance(handle, images)]
+    if catalog.ATTACKS[spec.attack].access == "gradients":
+        flags.append(vanishing_gradients(handle, images, labels))
     if spec.engine == "art":
         _require_art_sees(target, images, first, dataset, device)
         # ART takes seconds to import, and a worker that never attacks with it need not have it.
         from attack_service.attacks.art import attack_with_art
 
         attack_with_art(spec, target, samples, judge, watch, clock, device, class_count=dataset.class_count)
-        return None
-    attacking = build(spec)
-    if isinstance(attacking, LockstepAttack):
-        drive_lockstep(attacking, samples, handle, judge, watch, clock, device)
     else:
-        drive_queries(attacking, samples, handle, judge, watch, clock, device)
+        attacking = build(spec)
+        if isinstance(attacking, LockstepAttack):
+            drive_lockstep(attacking, samples, handle, judge, watch, clock, device)
+        else:
+            drive_queries(attacking, samples, handle, judge, watch, clock, device)
+    flags.append(verifier.finish())
+    for flag in flags:
+        if flag is not None:
+            ledger.warn(flag)
     return watch.canceled
 
 

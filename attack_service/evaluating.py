@@ -15,6 +15,7 @@ from attack_service.clocks import Clock, DeviceClock
 from attack_service.datasets import Split
 from attack_service.defences import Target
 from attack_service.errors import IntegrityViolated
+from attack_service.handles import Handle
 
 # Rounding (another device, folded batch norms) may move a sample that lies on the boundary between two classes:
 # one sample, or one in two hundred where there are more.
@@ -77,7 +78,7 @@ def evaluate(
     A batch's seconds, those of the defence included, are shared equally among its samples.
     """
     target = model if isinstance(model, Target) else Target(model)
-    clock = clock or DeviceClock(device)
+    handle, clock = Handle(target, batch_size), clock or DeviceClock(device)
     predictions = torch.full((len(split),), -1)
     seconds = torch.full((len(split),), torch.nan, dtype=torch.float64)
     rejected = torch.zeros(len(split), dtype=torch.bool)
@@ -89,7 +90,7 @@ def evaluate(
             return None
         images = split.images(batch).to(device)
         clock.restart()
-        logits = target(images)
+        logits = handle.evaluate(images).logits
         batch_predictions, batch_rejected = logits.argmax(dim=1), target.abstains(logits)
         seconds[batch] = clock.lap() / len(batch)
         predictions[batch], rejected[batch] = batch_predictions.cpu(), batch_rejected.cpu()
@@ -156,8 +157,8 @@ def require_prepared_predictions(predictions: Tensor, expected: Tensor) -> None:
     differing = int((predictions != expected).sum())
     if differing > max(1.0, _TOLERATED_SHARE * len(expected)):
         raise IntegrityViolated(
-            f"the model on this worker classifies {differing} of {len(expected)} clean samples otherwise than the worker "
-            "that prepared the job; give all workers the same --store and --data-root, and the same version of torch"
+            f"the model on this worker classifies {differing} of {len(expected)} clean samples otherwise than the "
+            "worker that prepared the job; give all workers the same --store, --data-root and version of torch"
         )
 
 

@@ -7,6 +7,7 @@ a GPU that is too hot slows down: seconds measured meanwhile are not the attack'
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ def read(device: torch.device, library: Any = None) -> Reading | None:
         return None
     if library is None:
         try:
-            import pynvml as library
+            library = import_module("pynvml")
         except ModuleNotFoundError:
             return None
     try:

@@ -63,14 +63,14 @@ class Handle:
         """
         images, labels = images[: self.width], labels[: self.width]
 
-        def evaluate(width: int) -> Evaluation:
-            count = min(width, len(images))
-            return self._pass(_filled(images[:count], width), lambda logits, rows: doubt(logits, labels[rows]), count)
+        def slopes(logits: Tensor, rows: slice) -> Tensor:
+            return doubt(logits, labels[rows])
 
-        full = evaluate(self.width)
+        full = self.evaluate(images, slopes)
         if images.device.type != "cpu" or self.width <= _NARROWEST:
             return
-        narrow = [evaluate(min(width, self.width)) for width in (_NARROWEST, _NARROWEST + _LANE)]
+        counts = [min(width, len(images)) for width in (_NARROWEST, min(_NARROWEST + _LANE, self.width))]
+        narrow = [self._pass(_filled(images[:count], -(-count // _LANE) * _LANE), slopes, count) for count in counts]
         self._lanes = all(_same_bits(evaluation, full) for evaluation in narrow)
 
     def evaluate(self, inputs: Tensor, objective: Objective | None = None) -> Evaluation:

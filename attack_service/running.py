@@ -24,6 +24,7 @@ from attack_service.evaluating import (
     require_prepared_predictions,
     require_same_accuracy,
 )
+from attack_service.exclusivity import read, violations
 from attack_service.handles import Handle, is_out_of_memory
 from attack_service.jobs import AttackJob, AttackSpec, Ledger, ModelRecord, Phase, Preparation, Progress, State
 from attack_service.preparing import load_or_train, measure
@@ -97,9 +98,10 @@ def _run(
                 f"samples were attacked on {preparation.record.attack_device_name} and on {record.attack_device_name}, "
                 "whose seconds cannot be compared"
             )
+    before = read(device)
     state = attack(spec, dataset, own, handle, target, clean, ledger, device)
-    violation = disturbance(device, ledger.neighbour_count())
-    if violation is not None:
+    disturbed = disturbance(device, ledger.neighbour_count())
+    for violation in [disturbed] if disturbed else violations(before, read(device), device_name(device)):
         ledger.timing_violation(violation)
     return state
 

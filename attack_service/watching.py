@@ -148,14 +148,22 @@ class Watch:
     """Keeps the clocks of samples under attack, and writes their outcomes to a journal.
 
     `answer_price` is the number of queries that one answer of the target costs: several, if the defence answers by
-    chance and the attacker has to average.
+    chance and the attacker has to average. `on_failed` is given every batch of failing images, (n, …), with their clean
+    images and true classes; what it takes is charged to nobody.
     """
 
-    def __init__(self, samples: Samples, journal: Journal, answer_price: int = 1) -> None:
+    def __init__(
+        self,
+        samples: Samples,
+        journal: Journal,
+        answer_price: int = 1,
+        on_failed: Callable[[Tensor, Tensor, Tensor], None] | None = None,
+    ) -> None:
         n = len(samples)
         self._samples = samples
         self._journal = journal
         self._answer_price = answer_price
+        self._on_failed = on_failed
         self._active = np.zeros(n, dtype=bool)
         self._seconds = np.zeros(n)
         self._query_counts = np.zeros(n, dtype=np.int64)
@@ -208,6 +216,10 @@ class Watch:
             raise IntegrityViolated(
                 "the attack left the box of images with values in [0, 1]; report this as a defect of the attack"
             )
+        failed_at = at[torch.from_numpy(fooled[ended]).to(at.device)]
+        if self._on_failed is not None and len(failed_at):
+            labels = self._samples.labels[torch.from_numpy(checks.rows[failed_at.cpu().numpy()])]
+            self._on_failed(checks.inputs[failed_at], checks.originals[failed_at], labels.to(failed_at.device))
         for position, (l2, linf, l0, _) in zip(ended.tolist(), measures.T.tolist(), strict=True):
             row = int(checks.rows[position])
             failed = bool(fooled[position])

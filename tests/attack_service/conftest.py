@@ -129,18 +129,18 @@ def fates() -> Callable[[Sequence[Outcome]], dict[int, tuple[object, ...]]]:
 
 
 class CancelingLedger(MemoryLedger):
-    """Someone asks for a stop once samples have been under attack for a number of checks."""
+    """Someone asks for a stop after a number of passes through the attacked model."""
 
-    def __init__(self, after_checks: int) -> None:
+    def __init__(self, after_passes: int) -> None:
         super().__init__()
         self._asked_count = 0
-        self._after_checks = after_checks
+        self._after_passes = after_passes
 
     def cancel_requested(self) -> bool:
-        # Training asks before every step; the attack asks once before it begins, and then after every check.
+        # Training asks before every step; the attack asks once before it begins, and then after every pass.
         if self.model_record is not None:
             self._asked_count += 1
-        return self._asked_count > self._after_checks
+        return self._asked_count > self._after_passes
 
 
 @pytest.fixture(scope="session")

@@ -115,7 +115,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_outcomes(
 
 def test_canceling_during_the_attack_keeps_what_was_found(first_run, run_job, fates, canceling) -> None:
     root, first = first_run
-    run = run_job(root, canceling(after_checks=5), batch_size=10)
+    run = run_job(root, canceling(after_passes=5), batch_size=10)
     assert run.state is State.CANCELED
     whole = fates(first.ledger.outcomes)
     found = {outcome.sample_index: outcome for outcome in run.ledger.outcomes}
@@ -123,7 +123,10 @@ def test_canceling_during_the_attack_keeps_what_was_found(first_run, run_job, fa
     assert run.ledger.in_flight == ()
     held = [outcome for outcome in found.values() if outcome.verdict is Verdict.SURVIVED]
     assert held
-    assert {outcome.check_count for outcome in held} == {5}
+    # Whoever came later, when a slot had become free, had fewer checks.
+    # The first pass is of the clean samples, and no check.
+    assert max(outcome.check_count for outcome in held) == 4
+    assert all(0 < outcome.check_count <= 4 for outcome in held)
     failed = {index for index, outcome in found.items() if outcome.verdict is Verdict.FAILED}
     assert all(whole[index] == fate for index, fate in fates(run.ledger.outcomes).items() if index in failed)
 
@@ -155,7 +158,7 @@ def test_running_out_of_memory_says_what_to_do(first_run, run_job, monkeypatch: 
         torch.empty(2**50)
 
     root, _ = first_run
-    monkeypatch.setattr("attack_service.running.warm_up", out_of_memory)
+    monkeypatch.setattr("attack_service.handles.Handle.probe", out_of_memory)
     with pytest.raises(MemoryExhausted, match=r"ran out of memory with batches of 64 .* pass a smaller --batch-size"):
         run_job(root)
 
