@@ -97,6 +97,8 @@ def describe_model(job: AttackJob) -> str:
     epochs = f"{record.epoch_count} epoch{'' if record.epoch_count == 1 else 's'}"
     trained = f"{epochs} in {duration(seconds)} on {record.training_device_name}"
     how = f"taken from the store, trained before: {trained}" if record.from_store else f"trained {trained}"
+    if brought := job.spec.weights or job.spec.checkpoint or job.spec.program:
+        how = f"as it was trained elsewhere ({brought})"
     correct = f"{share(record.clean_accuracy)} of {count(record.test_sample_count)} test samples correct"
     if job.spec.defence not in ("", "none"):
         correct += f", {share(record.defended_accuracy)} behind {job.spec.defence}"
@@ -273,7 +275,7 @@ def cost_lines(report: Report) -> Iterator[tuple[str, str]]:
     training = costs.training_duration.ToTimedelta().total_seconds()
     attack = costs.attack_duration.ToTimedelta().total_seconds()
     clean = costs.clean_duration.ToTimedelta().total_seconds()
-    yield f"training{samples}", spent(training, known("training_cost_usd"))
+    yield f"training{samples}", spent(training, known("training_cost_usd")) if training else "not known"
     yield "attack on samples at risk", spent(attack, known("attack_cost_usd"))
     yield "classifying the clean samples", duration(clean)
     per_failure = known("cost_per_failure_usd")

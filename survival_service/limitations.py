@@ -9,7 +9,14 @@ from survival_service.fitting import USABLE, Fit, Status
 from survival_service.jobs import JobFacts
 from survival_service.observations import Clock, OutcomeTable
 from survival_service.scoring import Conclusion
-from survival_service.wording import CLOCKS, CONCLUSIONS, DISTRIBUTIONS, SPENT_IN, percent
+from survival_service.wording import (
+    CLOCKS,
+    CONCLUSIONS,
+    DISTRIBUTIONS,
+    SPENT_IN,
+    how_to_tell_training_cost,
+    percent,
+)
 
 # Fewer failures, and intervals from the curvature of the likelihood hold less than they promise.
 FEW_FAILURES = 30
@@ -32,6 +39,7 @@ def limitations(
     """
     found = [
         *_of_conclusions(conclusions),
+        *_of_training(jobs),
         *_of_jobs(jobs),
         *_of_devices(jobs),
         *_of_defences(jobs),
@@ -47,6 +55,26 @@ def _of_conclusions(conclusions: Sequence[tuple[Clock, Conclusion]]) -> Iterator
     if len({conclusion for _, conclusion in conclusions}) > 1:
         each = ", ".join(f"{CONCLUSIONS[conclusion]} in {SPENT_IN[clock]}" for clock, conclusion in conclusions)
         yield f"the conclusion depends on what costs are counted in: {each}"
+
+
+def _of_training(jobs: Sequence[tuple[JobFacts, OutcomeTable]]) -> Iterator[str]:
+    """What is not known of models that were trained elsewhere."""
+    for facts in {facts.weights_digest: facts for facts, _ in jobs if facts.weights_digest}.values():
+        per_sample = {
+            Clock.QUERIES: facts.training_passes_per_sample,
+            Clock.SECONDS: facts.training_seconds_per_sample,
+        }
+        for clock, cost in per_sample.items():
+            if cost <= 0:
+                yield (
+                    f"what training the {facts.model} of job {facts.attack_job_id} cost in {SPENT_IN[clock]} is not "
+                    f"known, so there is no rate in {SPENT_IN[clock]}; {how_to_tell_training_cost(clock)}"
+                )
+        if facts.training_seconds > 0 and not facts.training_device_name:
+            yield (
+                f"the training time of the {facts.model} of job {facts.attack_job_id} was given, not measured, on a "
+                "device that nobody named, so the rate in seconds may compare unlike devices"
+            )
 
 
 def _of_jobs(jobs: Sequence[tuple[JobFacts, OutcomeTable]]) -> Iterator[str]:

@@ -339,7 +339,7 @@ def _costs(outcomes: Sequence[tuple[JobFacts, OutcomeColumns]], scored: Score, o
         clean_seconds=float(sum(columns.clean_seconds.sum() for _, columns in outcomes)),
         defender_price_usd_per_hour=defender,
         attacker_price_usd_per_hour=attacker,
-        training_cost_usd=_price(training, defender),
+        training_cost_usd=_price(training, defender) if all(facts.training_seconds > 0 for facts in models) else None,
         attack_cost_usd=_price(attack, attacker),
         cost_per_failure_usd=None if per_failure is None else _price(per_failure, attacker),
         training_sample_count=sum(trained_on.values()),

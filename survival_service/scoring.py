@@ -65,8 +65,8 @@ class Spending:
 
     @property
     def training_cost_per_sample(self) -> float:
-        """What training a sample cost, averaged over the samples at risk where models differ."""
-        return float(self.training.mean()) if self.training.size else 0.0
+        """What training a sample cost, averaged over the samples at risk where models differ; 0 if one is unknown."""
+        return _mean_cost(self.training)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +180,18 @@ def benign_rate(
     seconds = np.concatenate([columns.clean_seconds for _, columns in jobs])
     wrong = np.concatenate([(columns.verdict == Verdict.MISCLASSIFIED).astype(float) for _, columns in jobs])
     trained = np.concatenate([np.full(len(columns), facts.training_seconds_per_sample) for facts, columns in jobs])
-    if seconds.size == 0 or seconds.sum() <= 0 or trained.mean() <= 0:
+    if seconds.size == 0 or seconds.sum() <= 0 or _mean_cost(trained) <= 0:
         return None
-    worth = price_ratio * float(trained.mean()) / float(seconds.mean())
+    worth = price_ratio * _mean_cost(trained) / float(seconds.mean())
     errors = int(wrong.sum())
     if errors == 0:
         return Estimate(0.0, 0.0, worth * share_upper_bound(0, np.unique(images(jobs)).size, level))
     return _with_error(worth * errors / wrong.size, _log_ratio_error(seconds, wrong, images(jobs)), level)
+
+
+def _mean_cost(training: FloatArray) -> float:
+    """The mean, or 0 if what training cost is unknown of any: the mean of the others would be another model's."""
+    return float(training.mean()) if training.size and float(training.min()) > 0 else 0.0
 
 
 def _spent(lower: NDArray[Any], upper: NDArray[Any], at_risk: NDArray[np.bool_], fell: NDArray[np.bool_]) -> FloatArray:

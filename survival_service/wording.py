@@ -88,14 +88,24 @@ def summary(
             f"Undecided: no sample failed in {at_risk}; with {confidence} confidence the failure rate is below {bound}."
         )
     unit = "counted in seconds at the prices given" if priced else f"counted in {SPENT_IN[clock]}"
-    return f"{_conclusion(score, unit, confidence)} {_failures(fits, clock, at_risk, failed, confidence)}"
+    return f"{_conclusion(score, unit, confidence, clock)} {_failures(fits, clock, at_risk, failed, confidence)}"
 
 
-def _conclusion(score: Score, on: str, confidence: str) -> str:
+def how_to_tell_training_cost(clock: Clock) -> str:
+    """What the owner of a model that was trained elsewhere passes, so that there is a rate on this clock."""
+    if clock is Clock.SECONDS:
+        return "pass --training-seconds and --training-samples"
+    return "pass --epochs, the number of epochs that it was trained for"
+
+
+def _conclusion(score: Score, on: str, confidence: str, clock: Clock) -> str:
     """What one failure costs the attacker against what training cost per training sample, not against all of it."""
     rate = score.cost_normalized_failure_rate
     if rate.value is None:
-        return "Undecided: what training cost is not known, so there is nothing to hold the cost of a failure against."
+        return (
+            f"Undecided: what training cost, {on}, is not known, so there is nothing to hold the cost of a failure "
+            f"against; {how_to_tell_training_cost(clock)}."
+        )
     spread = f" ({confidence} interval {interval(rate)})" if interval(rate) else ""
     if score.conclusion is Conclusion.BROKEN:
         return (

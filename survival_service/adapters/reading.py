@@ -12,7 +12,7 @@ from afr.attack.v1 import attack_service_pb2 as attack_pb
 
 from survival_service.adapters import wire
 from survival_service.adapters.attack_client import AttackClient, Ended, Event, Recorded
-from survival_service.errors import InvalidObservations, JobFailed, OutcomesCorrupt
+from survival_service.errors import InvalidObservations, InvalidRequest, JobFailed, OutcomesCorrupt
 from survival_service.jobs import JobFacts
 from survival_service.observations import OutcomeTable
 
@@ -53,6 +53,15 @@ class JobRead:
             self.table.end()
             self.require_not_failed()
 
+    def require_attacked(self) -> None:
+        """Raise `InvalidRequest` for a job that only trains: nothing survives where nothing attacks."""
+        if self.job.spec.attack == "none":
+            raise InvalidRequest(
+                "attack_job_ids",
+                f"job {self.job.attack_job_id} trained a model and attacked nothing, so there is nothing to report; "
+                "attack the model with `afrctl evaluate`",
+            )
+
     def require_not_failed(self) -> None:
         if self.job.state == attack_pb.AttackJob.STATE_FAILED:
             why = self.job.failure_message or "it gave no reason"
@@ -76,10 +85,14 @@ class Reading:
         self.jobs: list[JobRead] = []
 
     async def open(self) -> Self:
-        """Look every job up, then start reading. Raises what `AttackClient.job` does, and `JobFailed`."""
+        """Look every job up, then start reading.
+
+        Raises what `AttackClient.job` does, `JobFailed`, and `InvalidRequest` for a job that attacks nothing.
+        """
         jobs = await asyncio.gather(*(self._client.job(identifier) for identifier in self._identifiers))
         self.jobs = [JobRead(job) for job in jobs]
         for read in self.jobs:
+            read.require_attacked()
             read.require_not_failed()
         self._tasks = [asyncio.create_task(self._follow(position)) for position in range(len(self.jobs))]
         return self

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from survival_service.distributions import Distribution
 from survival_service.errors import InvalidRequest
+from survival_service.estimates import NO_ESTIMATE
 from survival_service.fitting import Status
 from survival_service.jobs import JobFacts
 from survival_service.observations import Clock, Observations, OutcomeTable
@@ -89,6 +90,47 @@ def test_the_clock_asked_for_comes_first_and_concludes(job: Job) -> None:
     assert report.clock_reports[0].clock is Clock.SECONDS
     assert report.conclusion is Conclusion.BROKEN
     assert report.summary.startswith("Broken: counted in seconds, training cost ")
+
+
+def test_a_model_whose_training_cost_is_not_known_gets_no_rate_but_a_sentence_that_says_what_to_pass(job: Job) -> None:
+    checks: list[int | None] = [1, 2, 3, 4] * 10
+    unknown = {"training_seconds": 0.0, "training_sample_count": 0, "epoch_count": 0, "training_device_name": ""}
+    report = make_report(
+        [job(checks, **unknown)], ReportOptions(defender_price_usd_per_hour=2.0, attacker_price_usd_per_hour=2.0)
+    )
+    for clock in report.clock_reports:
+        assert clock.cost_normalized_failure_rate == NO_ESTIMATE
+        assert clock.cost_per_failure.value is not None
+        assert (clock.paper_rate, clock.benign_rate, clock.conclusion) == (None, None, Conclusion.UNDECIDED)
+    assert report.costs.training_cost_usd is None
+    assert report.summary.startswith("Undecided: what training cost, counted in forward and backward passes, is not")
+    assert "pass --epochs" in report.summary
+    (passes, seconds) = (one for one in report.limitations if "not known" in one)
+    assert "pass --epochs" in passes
+    assert "pass --training-seconds and --training-samples" in seconds
+    in_seconds = make_report([job(checks, **unknown)], ReportOptions(clock=Clock.SECONDS))
+    assert "pass --training-seconds and --training-samples" in in_seconds.summary
+
+
+def test_what_the_owner_of_a_model_says_of_its_training_gives_a_rate(job: Job) -> None:
+    checks: list[int | None] = [1, 2, 3, 4] * 10
+    report = make_report([job(checks, training_device_name="")], ReportOptions())
+    assert all(clock.cost_normalized_failure_rate.value for clock in report.clock_reports)
+    (said,) = (one for one in report.limitations if "was given, not measured" in one)
+    assert "may compare unlike devices" in said
+
+
+def test_a_pool_with_one_model_of_unknown_cost_has_no_rate(job: Job) -> None:
+    """The mean over the others would be the rate of another pool."""
+    checks: list[int | None] = [1, 2, 3, 4] * 10
+    jobs = [
+        job(checks),
+        job(checks, attack_job_id="job-2", weights_digest="b" * 64, training_seconds=0.0, training_sample_count=0),
+    ]
+    report = make_report(jobs, ReportOptions(clock=Clock.SECONDS))
+    seconds, queries = report.clock_reports
+    assert seconds.cost_normalized_failure_rate == NO_ESTIMATE
+    assert queries.cost_normalized_failure_rate.value is not None
 
 
 def test_no_failure_is_undecided_with_a_bound_and_no_fit(job: Job) -> None:

@@ -277,6 +277,14 @@ def test_a_failed_job_gives_its_own_message(faults: Any, tmp_path: Path, when: s
     assert failure.message.endswith("nothing to report: the training diverged; lower the learning rate")
 
 
+def test_a_job_that_only_trained_has_no_report(faults: Any, tmp_path: Path) -> None:
+    trained = faults.job(3)
+    trained.spec.attack = "none"
+    failure = not_reported(faults, [faults.end([], trained)], jobs=[trained], folder=tmp_path)
+    assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+    assert "trained a model and attacked nothing" in failure.message
+
+
 def test_an_unknown_job_is_named(faults: Any, tmp_path: Path) -> None:
     failure = not_reported(faults, request=create("job-9"), folder=tmp_path)
     assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND")
