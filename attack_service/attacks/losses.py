@@ -41,6 +41,12 @@ def logit_ratio(logits: Tensor, labels: Tensor) -> Tensor:
     return above / torch.where(span > 0, span, 1.0)
 
 
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """By how much the logit of the true class exceeds the largest other one, (n, classes) -> (n)."""
+    true = labels.unsqueeze(1)
+    return logits.gather(1, true).squeeze(1) - logits.scatter(1, true, -torch.inf).amax(dim=1)
+
+
 class Doubt(nn.CrossEntropyLoss):
     """The mean doubt of a batch, in the place of the cross-entropy that the toolbox asks for."""
 
