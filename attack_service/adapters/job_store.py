@@ -18,7 +18,17 @@ from afr.attack.v1 import attack_service_pb2 as attack_pb2
 from attack_service import catalog
 from attack_service.adapters import scripts, wire
 from attack_service.adapters.connecting import outages_as_domain_errors
-from attack_service.adapters.keys import INDEX, NUMBER, OPEN, WORKERS, JobKeys, request_key, worker_key
+from attack_service.adapters.keys import (
+    INDEX,
+    NUMBER,
+    OPEN,
+    WORKERS,
+    JobKeys,
+    request_key,
+    worker_key,
+    worker_models_key,
+)
+from attack_service.adapters.model_index import merged
 from attack_service.errors import InvalidSpecification, JobNotEnded, JobNotFound, RequestConflict
 from attack_service.jobs import AttackJob, AttackSpec, Progress, State, merge_progress
 from attack_service.outcomes import Tally
@@ -191,6 +201,15 @@ class JobStore:
             if dead:
                 await self._client.srem(WORKERS, *dead)
         return len(members) - len(dead)
+
+    async def trained_models(self) -> list[attack_pb2.TrainedModel]:
+        """The models in the stores of the workers that live, newest first."""
+        with outages_as_domain_errors():
+            members: Any = await self._client.smembers(WORKERS)
+            if not members:
+                return []
+            payloads: Any = await self._client.mget([worker_models_key(member.decode()) for member in members])
+        return merged(payloads)
 
     async def _read(self, job_ids: Sequence[str]) -> list[StoredJob | None]:
         if not job_ids:

@@ -70,6 +70,11 @@ class JobKeys:
         return [self.record, OPEN, self.changes, self.warnings, *pairs]
 
 
+def worker_models_key(name: str) -> str:
+    """String, with the expiry of the worker's own key: the models in its store."""
+    return f"afr:worker:{name}:models"
+
+
 def worker_key(name: str) -> str:
     """String, with an expiry: what a living worker says about itself."""
     return f"afr:worker:{name}"

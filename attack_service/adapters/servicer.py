@@ -150,7 +150,9 @@ class AttackServicer(rpc.AttackServiceServicer):
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
         models = sorted(catalog.MODELS.values(), key=lambda model: model.depth)
-        return pb.ListModelsResponse(models=[wire.model_to_proto(model) for model in models])
+        return pb.ListModelsResponse(
+            models=[wire.model_to_proto(model) for model in models], trained_models=await self._jobs.trained_models()
+        )
 
     async def ListAttacks(self, request: pb.ListAttacksRequest, context: Any) -> pb.ListAttacksResponse:
         attacks = sorted(catalog.ATTACKS.values(), key=lambda attack: attack.name)

@@ -30,6 +30,7 @@ from celery.platforms import SecurityWarning
 from attack_service.adapters.connecting import check_server, connect
 from attack_service.adapters.keys import WORKERS, worker_key
 from attack_service.adapters.ledger import RedisLedger, Refusal, WorkerStopping
+from attack_service.adapters.model_index import ModelIndex
 from attack_service.adapters.owners import LEASE_SECONDS, owner_name
 from attack_service.adapters.queueing import QUEUE, TASK, UNACKED_INDEX, build_app, publish
 from attack_service.errors import AttackServiceError, AttemptFenced, StoreFull, StoreUnavailable
@@ -110,6 +111,8 @@ class Worker:
         self._store_root = settings.store_root(environ)
         self._data_root = settings.resolved_data_root(environ)
         self._run = run
+        # Named after the parent, which tells the server that both live.
+        self.models = ModelIndex(self._store_root, owner_name())
         # Plain bytes, because a signal handler reads and writes them at any moment.
         self._flags = mmap.mmap(-1, _FLAGS.size)
 
@@ -132,7 +135,7 @@ class Worker:
                     _log.info("shard %d of job %s: left alone, %s", shard_index, job_id, ledger.value)
                     return True
                 with SignsOfLife(self.settings, ledger, delivery_tag):
-                    self._attempt(ledger)
+                    self._attempt(ledger, client)
             return True
         except WorkerStopping:
             return False
@@ -186,7 +189,7 @@ class Worker:
                 raise WorkerStopping
             time.sleep(0.25)
 
-    def _attempt(self, ledger: RedisLedger) -> None:
+    def _attempt(self, ledger: RedisLedger, client: redis.Redis) -> None:
         what = f"shard {ledger.shard_index} of job {ledger.job.attack_job_id}"
         _log.info("%s: attempt %d", what, ledger.attempt)
         try:
@@ -198,6 +201,9 @@ class Worker:
                 data_root=self._data_root,
                 device=self.settings.device,
             )
+            with suppress(redis.RedisError):
+                # Before the job ends: whoever waits for that may ask for the model. The parent will say it in any case.
+                self.models.publish(client, _HEARTBEAT_EXPIRY_SECONDS)
             ledger.finish(state)
             _log.info("%s: %s", what, state.name)
         except WorkerStopping:
@@ -250,6 +256,7 @@ def build_worker_app(worker: Worker) -> Celery:
             if self._timer is not None:
                 self._timer.cancel()
             try:
+                worker.models.withdraw(self._client)
                 self._client.delete(worker_key(owner_name()))
                 self._client.srem(WORKERS, owner_name())
             except redis.RedisError as error:
@@ -263,6 +270,7 @@ def build_worker_app(worker: Worker) -> Celery:
                     pipe.set(worker_key(owner_name()), about, ex=_HEARTBEAT_EXPIRY_SECONDS)
                     pipe.sadd(WORKERS, owner_name())
                     pipe.execute()
+                worker.models.publish(self._client, _HEARTBEAT_EXPIRY_SECONDS)
             except redis.RedisError as error:
                 _log.warning("no heartbeat could be given: %s", error)
 
