@@ -31,9 +31,9 @@ def outcome(sample_index: int) -> Outcome:
     return Outcome(sample_index, Verdict.FAILED, 1, 1, 2, 3, 4, 2, 3, 0.25, 0.5, 1.0, 0.125, 9, 3, 0.1)
 
 
-def train(ledger: Ledger, store_root: Path, *, dies: bool) -> None:
+def train(job_id: str, ledger: Ledger, store_root: Path, *, dies: bool) -> None:
     """An epoch that says so in the store; with `dies`, the first time it is the last thing that this process does."""
-    trainings = store_root / "trainings"
+    trainings = store_root / f"trainings-{job_id}"
     store_root.mkdir(parents=True, exist_ok=True)
     with trainings.open("a") as file:
         file.write("epoch\n")
@@ -56,7 +56,7 @@ def run(job: AttackJob, ledger: Ledger, *, shard_index: int, store_root: Path, d
         raise AssertionError("the parent loaded torch")
     ledger.computes_on("cpu")
     if ledger.preparation() is None:
-        train(ledger, store_root, dies=job.spec.seed == DIES_TRAINING)
+        train(job.attack_job_id, ledger, store_root, dies=job.spec.seed == DIES_TRAINING)
     if ledger.preparation().clean_predictions != (1, 2):
         raise AssertionError("another preparation")
     done = ledger.recorded_verdicts()

@@ -425,8 +425,8 @@ def test_a_log_with_a_hole_is_not_continued(jobs, job_id, client, make_outcome) 
 
 def test_a_begin_is_quick_with_a_long_log(jobs, job_id, client, make_outcome) -> None:
     ledger: RedisLedger = jobs.begin(job_id)
-    for start in range(0, 1200, 2):
-        ledger.record([make_outcome(start), make_outcome(start + 1)], [], 0.5)
+    for index in range(0, 1200, 2):
+        ledger.record([make_outcome(index), make_outcome(index + 1)], [], 0.5)
     client.delete(JobKeys(job_id).shard(0).lease)
     began = time.monotonic()
     assert jobs.begin(job_id).recorded_verdicts().keys() == set(range(1200))
