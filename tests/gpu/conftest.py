@@ -30,12 +30,12 @@ def store_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run_on(store_root: Path):
-    """Attack a ResNet-50 trained on digits, by default: `run_on("cuda", sample_count=…)`."""
+    """Attack a ResNet-50 trained on digits, by default: `run_on("cuda", sample_count=…)`. A ledger given is resumed."""
 
-    def run(device: str, **fields: object) -> MemoryLedger:
+    def run(device: str, ledger: MemoryLedger | None = None, **fields: object) -> MemoryLedger:
         asked = {"model": "resnet50", "dataset": "digits", "attack": "pgd"} | fields
         spec = catalog.resolve(AttackSpec(**asked))  # type: ignore[arg-type]
-        ledger = MemoryLedger()
+        ledger = ledger or MemoryLedger()
         job = AttackJob("job", spec, State.RUNNING, datetime.now(UTC))
         state = run_attack(job, ledger, store_root=store_root, data_root=store_root / "data", device=device)
         assert state is State.SUCCEEDED

@@ -9,10 +9,14 @@ import torch
 
 from attack_service.clocks import DeviceClock
 from attack_service.errors import MemoryExhausted
+from attack_service.exclusivity import read
 from attack_service.jobs import MemoryLedger
+from attack_service.known_attacks import ATTACKS
 from attack_service.outcomes import Verdict
 
 pytestmark = pytest.mark.gpu
+
+NATIVE = sorted(name for name, attack in ATTACKS.items() if attack.access and "native" in attack.engines)
 
 
 def fates(ledger: MemoryLedger) -> dict[int, tuple[Verdict, int]]:
@@ -43,22 +47,37 @@ def test_a_run_on_the_device_records_every_sample(first_run: MemoryLedger) -> No
     print(f"\n{seconds:.2f} device seconds for 200 samples, {first_run.seconds_per_query:.2e} a query")
 
 
-@pytest.mark.parametrize(("attack", "norm"), [("pgd", "inf"), ("pgd", "2"), ("fgm", "inf")])
-def test_the_device_and_a_cpu_agree_on_99_percent_of_the_verdicts(
-    first_run: MemoryLedger, run_on, attack: str, norm: str
-) -> None:
-    on_device, on_cpu = (fates(run_on(device, attack=attack, norm=norm)) for device in ("cuda", "cpu"))
-    same = sum(on_device[index][0] is on_cpu[index][0] for index in on_cpu)
-    same_check = sum(on_device[index] == on_cpu[index] for index in on_cpu)
-    print(f"\n{attack} {norm}: {same} of {len(on_cpu)} verdicts and {same_check} checks agree")
-    assert same >= 0.99 * len(on_cpu)
+@pytest.mark.parametrize("attack", NATIVE)
+def test_the_device_and_a_cpu_agree_on_verdict_and_check(first_run: MemoryLedger, run_on, attack: str) -> None:
+    """Of 200 samples one may differ by rounding, for one attack."""
+    on_device, on_cpu = (fates(run_on(device, attack=attack)) for device in ("cuda", "cpu"))
+    same = sum(on_device[index] == on_cpu[index] for index in on_cpu)
+    print(f"\n{attack}: {same} of {len(on_cpu)} agree")
+    assert same >= 0.995 * len(on_cpu)
+
+
+@pytest.mark.parametrize("attack", NATIVE)
+def test_the_order_of_the_samples_changes_no_bit_on_the_device(first_run: MemoryLedger, run_on, attack: str) -> None:
+    """A second run begins where a first one stopped, so its samples meet others in their passes."""
+    whole = run_on("cuda", attack=attack)
+    resumed = MemoryLedger()
+    resumed.outcomes = [outcome for outcome in whole.outcomes if outcome.sample_index % 3 == 0]
+    run_on("cuda", ledger=resumed, attack=attack)
+    bits = [
+        {
+            outcome.sample_index: (outcome.verdict, outcome.check_count, outcome.query_count_upper, outcome.distance_l2)
+            for outcome in ledger.outcomes
+        }
+        for ledger in (whole, resumed)
+    ]
+    assert bits[0] == bits[1]
 
 
 def test_a_sample_fails_at_the_same_check_in_any_batch_on_the_device(first_run: MemoryLedger, run_on) -> None:
     together, apart = fates(run_on("cuda", batch_size=200)), fates(run_on("cuda", batch_size=16))
     same = sum(together[index] == apart[index] for index in together)
     print(f"\n{same} of {len(together)} agree")
-    assert same >= 0.99 * len(together)
+    assert same >= 0.995 * len(together)
 
 
 def test_the_clock_waits_for_the_device(cuda: torch.device) -> None:
@@ -83,10 +102,31 @@ def test_the_clock_waits_for_the_device(cuda: torch.device) -> None:
     assert measured == pytest.approx(start.elapsed_time(end) / 1000, rel=0.1)
 
 
-def test_running_out_of_memory_says_what_to_do(first_run: MemoryLedger, run_on, monkeypatch) -> None:
+def test_a_batch_that_does_not_fit_is_halved_and_the_run_goes_on(first_run: MemoryLedger, run_on) -> None:
+    """Of a device of which most memory is taken, a batch of every sample is too much."""
+    torch.cuda.empty_cache()
+    _, total = torch.cuda.mem_get_info()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, 1.5e9 / total))
+    try:
+        ledger = run_on("cuda", image_size=224, epoch_count=1, batch_size=360, sample_count=360)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert len(ledger.outcomes) == 360
+    assert any("ran out of memory" in warning for warning in ledger.warnings)
+
+
+def test_running_out_of_memory_for_good_says_what_to_do(first_run: MemoryLedger, run_on, monkeypatch) -> None:
     def out_of_memory(*_: object, **__: object) -> None:
         torch.empty(2**50, device="cuda")
 
-    monkeypatch.setattr("attack_service.running.warm_up", out_of_memory)
+    monkeypatch.setattr("attack_service.handles.Handle.probe", out_of_memory)
     with pytest.raises(MemoryExhausted, match=r"ran out of memory.*--batch-size"):
         run_on("cuda")
+
+
+def test_who_else_is_on_the_device_is_known(cuda: torch.device) -> None:
+    """Where its management library is installed; another process on it would be a violation, and is no failure here."""
+    pytest.importorskip("pynvml")
+    reading = read(cuda)
+    assert reading is not None
+    print(f"\n{reading}")
