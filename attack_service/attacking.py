@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ from attack_service.judging import Judge
 from attack_service.watching import Journal, Samples, Watch, misclassified
 
 _PROBE_COUNT = 16
+# The share of a GPU's free memory that the images may take; the rest is for passes through the model.
+_IMAGE_SHARE = 0.25
 
 
 def attack(
@@ -50,7 +53,7 @@ def attack(
     )
     left = torch.tensor([index for index in indices.tolist() if index not in recorded], dtype=torch.int64)
     samples = Samples(
-        left, dataset.test.labels[left], clean.predictions[left], clean.seconds[left], dataset.test.images
+        left, dataset.test.labels[left], clean.predictions[left], clean.seconds[left], _reader(dataset, left, device)
     )
     answered_wrong = clean.misclassified(dataset.test.labels)[left]
     wrong, attackable = samples.take(answered_wrong), samples.take(~answered_wrong)
@@ -101,6 +104,19 @@ def _attack(
         if flag is not None:
             ledger.warn(flag)
     return watch.canceled
+
+
+def _reader(dataset: Dataset, indices: Tensor, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """What reads images by their positions in the test split; on a GPU all of them lie there already, if they fit."""
+    if device.type != "cuda" or not len(indices):
+        return dataset.test.images
+    size = dataset.test.images(indices[:1]).nbytes * len(indices)
+    if size > _IMAGE_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return dataset.test.images
+    images = torch.cat([dataset.test.images(part).to(device) for part in indices.split(1024)])
+    places = torch.full((len(dataset.test),), -1)
+    places[indices] = torch.arange(len(indices))
+    return lambda wanted: images[places[wanted].to(device)]
 
 
 def _probe(target: Target, images: Tensor, labels: Tensor) -> None:
