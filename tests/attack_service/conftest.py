@@ -74,13 +74,14 @@ def ticking_clock() -> type[TickingClock]:
 def run_job() -> Callable[..., Run]:
     """Run an attack on digits in a store; any field of the specification, or a ledger, can be given."""
 
-    def run(store_root: Path, ledger: MemoryLedger | None = None, **fields: object) -> Run:
+    def run(store_root: Path, ledger: MemoryLedger | None = None, *, shard_index: int = 0, **fields: object) -> Run:
         asked = {"model": "resnet18", "dataset": "digits", "attack": "pgd"}
         small = {"epoch_count": 1, "sample_count": 40, "image_size": 16}
         spec = catalog.resolve(AttackSpec(**(asked | small | fields)))  # type: ignore[arg-type]
         job = AttackJob("job", spec, State.RUNNING, datetime.now(UTC))
         ledger = ledger or MemoryLedger()
-        state = run_attack(job, ledger, store_root=store_root, data_root=store_root / "data", device="cpu")
+        roots = {"store_root": store_root, "data_root": store_root / "data"}
+        state = run_attack(job, ledger, **roots, device="cpu", shard_index=shard_index)
         return Run(state, ledger, spec)
 
     return run
