@@ -20,9 +20,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from attack_service import catalog
 from attack_service.adapters import wire
 from attack_service.adapters.connecting import connect
+from attack_service.adapters.keys import WORKERS, worker_key
 from attack_service.adapters.ledger import RedisLedger
 from attack_service.adapters.queueing import QUEUE
-from attack_service.jobs import Phase, Progress, State
+from attack_service.jobs import ModelRecord, Phase, Preparation, Progress, State
 from attack_service.outcomes import Tally
 
 NOWHERE = "8060081a-a543-49aa-a4f0-733d7aaa9efb"
@@ -98,6 +99,25 @@ def test_validating_prices_a_job_and_queues_nothing(stub, worker_client) -> None
     assert response.attack_job.spec.engine == "native"
     assert response.query_count_maximum == 8 * (response.gradient_count_maximum // 8 + 1)
     assert (worker_client.dbsize(), worker_client.llen(QUEUE)) == before
+
+
+def test_a_job_is_divided_among_the_workers_that_live_when_it_is_created(stub, worker_client, new_request_id) -> None:
+    spec = pb.AttackSpec(model="resnet18", attack="pgd", sample_count=40, batch_size=10)
+    request = pb.CreateAttackJobRequest(spec=spec, request_id=new_request_id)
+    for name in ("one:1", "two:2", "three:3"):
+        worker_client.sadd(WORKERS, name)
+        worker_client.set(worker_key(name), "{}")
+    try:
+        assert stub.CreateAttackJob(request).attack_job.spec.shard_count == 3
+        worker_client.delete(worker_key("three:3"))
+        # It stays so, though a job that is created now has fewer.
+        assert stub.CreateAttackJob(request).attack_job.spec.shard_count == 3
+        priced = stub.CreateAttackJob(pb.CreateAttackJobRequest(spec=spec, validate_only=True))
+        assert priced.attack_job.spec.shard_count == 2
+        spec.shard_count = 5
+        assert stub.CreateAttackJob(pb.CreateAttackJobRequest(spec=spec)).attack_job.spec.shard_count == 5
+    finally:
+        worker_client.delete(WORKERS, worker_key("one:1"), worker_key("two:2"))
 
 
 def test_a_repeated_request_creates_one_job(stub, worker_client, new_request_id) -> None:
@@ -426,3 +446,21 @@ def test_a_job_that_the_queue_forgot_is_queued_again(server, worker_client, wait
         job_id = create(rpc.AttackServiceStub(channel))
     worker_client.delete(QUEUE)
     wait_until(lambda: any(job_id.encode() in message for message in worker_client.lrange(QUEUE, 0, -1)), 10)
+
+
+def test_shards_that_nobody_queued_are_queued(server, worker_client, wait_until) -> None:
+    """The worker that had prepared the job died before it could."""
+    spec = pb.AttackSpec(model="resnet18", attack="pgd", sample_count=8, shard_count=3)
+    with open_channel(server.address) as channel:
+        request = pb.CreateAttackJobRequest(spec=spec)
+        job_id = rpc.AttackServiceStub(channel).CreateAttackJob(request).attack_job.attack_job_id
+    worker_client.delete(QUEUE)
+    ledger = begin(worker_client, job_id)
+    ledger.model_ready(Preparation(ModelRecord("weights", 1.5, 9, 1, 0.9, 9, 9, 10, "cpu"), "dataset"))
+
+    def queued(shard_index: int) -> bool:
+        name = f"{job_id}#{shard_index}".encode()
+        return any(name in message for message in worker_client.lrange(QUEUE, 0, -1))
+
+    wait_until(lambda: queued(1) and queued(2), 10)
+    assert not queued(0), "a worker is at it"

@@ -28,6 +28,12 @@ SPECS = st.builds(
     AttackSpec,
     *(TEXTS, TEXTS, TEXTS, PARAMETERS, TEXTS, COUNTS, COUNTS, st.integers(0, 2**64 - 1), TEXTS, COUNTS, TEXTS, COUNTS),
     *(TEXTS, PARAMETERS),
+    weights=TEXTS,
+    checkpoint=TEXTS,
+    program=TEXTS,
+    training_seconds=SECONDS,
+    training_sample_count=COUNTS,
+    shard_count=COUNTS,
 )
 MODEL_RECORDS = st.builds(
     ModelRecord,
@@ -104,7 +110,16 @@ def test_an_unknown_remaining_time_is_absent(remaining: float | None) -> None:
 
 def test_a_job_shows_all_it_knows(spec: AttackSpec) -> None:
     created = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
-    job = AttackJob("id", spec, State.RUNNING, created, created, None, warnings=("barely better than chance",))
+    job = AttackJob(
+        "id",
+        spec,
+        State.RUNNING,
+        created,
+        created,
+        None,
+        warnings=("barely better than chance",),
+        timing_violations=("shared",),
+    )
     message = wire.job_to_proto(job)
     assert message.create_time.ToDatetime(UTC) == created
     assert message.HasField("start_time")
@@ -112,6 +127,7 @@ def test_a_job_shows_all_it_knows(spec: AttackSpec) -> None:
     assert not message.HasField("model_record")
     assert message.state == State.RUNNING.value
     assert list(message.warnings) == ["barely better than chance"]
+    assert list(message.timing_violations) == ["shared"]
 
 
 def test_the_end_carries_the_tally(spec: AttackSpec, make_outcome) -> None:
