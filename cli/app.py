@@ -21,6 +21,7 @@ from cli.jobs import jobs
 from cli.reports import report
 from cli.standing import down, status, up
 from cli.state import state_folder
+from cli.train import train
 
 
 def _print_version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
@@ -46,7 +47,7 @@ def app() -> None:
     """
 
 
-for _command in (evaluate, report, jobs, models, attacks, defences, datasets, up, down, status):
+for _command in (evaluate, train, report, jobs, models, attacks, defences, datasets, up, down, status):
     app.add_command(_command)
 
 

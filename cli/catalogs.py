@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.options import attack_address
-from cli.quantities import NOTHING, count
+from cli.quantities import NOTHING, count, duration, share
 from cli.tables import table
 
 if TYPE_CHECKING:
@@ -19,23 +19,28 @@ if TYPE_CHECKING:
 _ASKS = "Asks the given attack server, that of `afrctl up`, or one started for the question."
 
 
-def _ask(address: str, method: str, request: str) -> Any:
+def _ask(address: str, method: str, request: str, *, of_stores: bool) -> Any:
     """Call one of the listing methods of the attack server, an own one if there is none."""
     from afr.attack.v1 import attack_service_pb2
 
     from cli.connecting import attack_server
     from cli.locating import catalogue_server
 
-    with catalogue_server(address) as found, attack_server(found) as server:
+    with catalogue_server(address, of_stores=of_stores) as found, attack_server(found) as server:
         return server.call(getattr(server.stub, method), getattr(attack_service_pb2, request)())
 
 
-def _catalogue(method: str, request: str) -> Callable[[Callable[[Any], None]], click.Command]:
-    """Make a function that shows what `method` answers into a command that asks for it; its help gets an example."""
+def _catalogue(
+    method: str, request: str, *, of_stores: bool = False
+) -> Callable[[Callable[[Any], None]], click.Command]:
+    """Make a function that shows what `method` answers into a command that asks for it; its help gets an example.
+
+    `of_stores`: the answer needs a worker, which knows its store.
+    """
 
     def decorate(show: Callable[[Any], None]) -> click.Command:
         def listing(attack_address: str, output_format: str) -> None:
-            answer = _ask(attack_address, method, request)
+            answer = _ask(attack_address, method, request, of_stores=of_stores)
             if output_format == "table":
                 show(answer)
                 return
@@ -57,11 +62,34 @@ def _catalogue(method: str, request: str) -> Callable[[Callable[[Any], None]], c
     return decorate
 
 
-@_catalogue("ListModels", "ListModelsRequest")
+@_catalogue("ListModels", "ListModelsRequest", of_stores=True)
 def models(answer: Any) -> None:
-    """List the models that can be attacked."""
+    """List the models, and those in the workers' stores."""
     rows = [(model.name, str(model.depth), model.description) for model in answer.models]
     click.echo(table(("model", "layers", ""), rows, right=(1,)))
+    if not answer.trained_models:
+        click.echo("\nno trained models in the stores of the workers; `afrctl train` trains one")
+        return
+    trained = [_trained_row(model.spec, model.model_record, model.create_time) for model in answer.trained_models]
+    header = ("trained", "for", "pixels", "stem", "defence", "epochs", "accuracy", "training", "seed", "created (UTC)",
+              "digest")  # fmt: skip
+    click.echo(f"\n{table(header, trained, right=(2, 5, 6, 7, 8))}")
+
+
+def _trained_row(spec: Any, record: Any, created: Any) -> tuple[str, ...]:
+    return (
+        spec.model,
+        spec.dataset,
+        str(spec.image_size),
+        spec.stem,
+        spec.defence or "none",
+        count(record.epoch_count),
+        share(record.clean_accuracy),
+        duration(record.training_duration.ToTimedelta().total_seconds()),
+        str(spec.seed),
+        created.ToDatetime().strftime("%Y-%m-%d %H:%M"),
+        record.weights_digest[:12],
+    )
 
 
 @_catalogue("ListAttacks", "ListAttacksRequest")

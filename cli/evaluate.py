@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import threading
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.canceling import cancel_job
 from cli.errors import Interrupted, Misuse, Problem
 from cli.interrupts import interrupts
+from cli.model_choice import ModelChoice, model_options
 from cli.options import (
     attack_address,
     data_folder,
@@ -24,7 +25,6 @@ from cli.options import (
     survival_address,
     whole,
 )
-from cli.options import seed as seed_type
 
 if TYPE_CHECKING:
     from afr.attack.v1.attack_service_pb2 import AttackJob, AttackSpec
@@ -36,20 +36,11 @@ if TYPE_CHECKING:
     from cli.progress import Display
 
 _START_SECONDS = 120.0
-_CANCEL_SECONDS = 5.0
 _SUCCEEDED, _FAILED, _CANCELED = 3, 4, 5
 
 
 @click.command()
-@click.option(
-    "--model", required=True, metavar="NAME", help="The model, for example resnet50; `afrctl models` lists them."
-)
-@click.option(
-    "--dataset",
-    default="",
-    metavar="NAME",
-    help="The dataset, or imagefolder:PATH; `afrctl datasets` lists them.  [default: digits]",
-)
+@model_options
 @click.option(
     "--data-root",
     type=data_folder,
@@ -75,28 +66,14 @@ _SUCCEEDED, _FAILED, _CANCELED = 3, 4, 5
 @click.option("--max-iterations", type=whole, metavar="COUNT", help="The most steps of an attack.")
 @strength_options
 @click.option("--samples", type=whole, metavar="COUNT", help="How many test samples to attack.")
-@click.option(
-    "--epochs",
-    type=whole,
-    metavar="COUNT",
-    help="How many epochs to train a model that is not in the store.",
-)
-@click.option(
-    "--seed",
-    type=seed_type,
-    default="0",
-    show_default=True,
-    metavar="NUMBER",
-    help="The seed of training and attack.",
-)
 @report_options
 @survival_address
 @attack_address
 @click.option("--redis-url", envvar="AFRCTL_REDIS_URL", default="", hidden=True)
 def evaluate(
-    model: str, dataset: str, data_root: Path | None, attack: str, engine: str, epsilon: float | None, norm: str | None,
+    choice: ModelChoice, data_root: Path | None, attack: str, engine: str, epsilon: float | None, norm: str | None,
     step_size: float | None, max_iterations: int | None, attack_parameter: Sequence[tuple[str, float]], defence: str,
-    defence_parameter: Sequence[tuple[str, float]], samples: int | None, epochs: int | None, seed: int,
+    defence_parameter: Sequence[tuple[str, float]], samples: int | None,
     clock: str, price_usd_per_hour: float | None, output: Path, output_format: str, quiet: bool,
     attack_address: str, survival_address: str, redis_url: str,
 ) -> None:  # fmt: skip
@@ -113,9 +90,12 @@ def evaluate(
     Example:
       afrctl evaluate --model resnet50 --attack pgd
       afrctl evaluate --model resnet18 --attack pgd --epsilon 0.1 --samples 500 --price-usd-per-hour 2.5
+      afrctl evaluate --model resnet50 --weights IMAGENET1K_V2 --attack pgd --dataset imagefolder:imagenet
       afrctl evaluate --model resnet18 --attack pgd --defence jpeg --defence-parameter quality=50
       afrctl evaluate --model resnet18 --attack fgm --attack-address gpu:50051 --survival-address gpu:50052
     """
+    if attack == "none":
+        raise Misuse("--attack none attacks nothing, so there is nothing to report; `afrctl train` trains a model")
     if epsilon is not None and epsilon > 1 and norm in (None, "inf"):
         levels = f"; {epsilon:g} of 255 levels is {epsilon:g}/255" if epsilon <= 255 else ""
         raise Misuse(
@@ -125,16 +105,13 @@ def evaluate(
 
     named = {"epsilon": epsilon, "step_size": step_size, "max_iterations": max_iterations}
     spec = AttackSpec(
-        model=model,
-        dataset=_resolved(dataset, here=not attack_address),
+        **choice.fields(here=not attack_address),
         attack=attack,
         attack_parameters=settings("--attack-parameter", attack_parameter, **named),
         defence=defence,
         defence_parameters=settings("--defence-parameter", defence_parameter),
         engine=engine,
         sample_count=samples or 0,
-        epoch_count=epochs or 0,
-        seed=seed,
         norm=norm or "",
     )
 
@@ -353,7 +330,7 @@ class Evaluation:
         """Cancel the job, wait a moment for its last outcomes, keep what has arrived."""
         with interrupts.shielded():
             self._display.note("stopping: canceling the job")
-            canceled = _cancel(self._located.attack_address, job_id)
+            canceled = cancel_job(self._located.attack_address, job_id)
             with contextlib.suppress(Exception):
                 if canceled:
                     self._await_end(3.0)
@@ -408,42 +385,3 @@ def _publish(evaluation: Evaluation, report: Report, folder: Path, output_format
     publish(report, folder, output_format=output_format, outcomes=evaluation.outcomes)
     if not quiet:
         click.echo(f"\nreport.html, report.json and outcomes.csv are in {folder}", err=True)
-
-
-def _resolved(dataset: str, *, here: bool) -> str:
-    """The dataset with the path of a folder made absolute: workers have their own working directory.
-
-    Raises `Misuse` if the worker is `here`, on this machine, and the folder is not.
-    """
-    kind, separator, path = dataset.partition(":")
-    if not (separator and path):
-        return dataset
-    folder = Path(path).expanduser().absolute()
-    if here and not folder.is_dir():
-        raise Misuse(f"--dataset: {folder} is no folder; give one with a folder of images for each class")
-    return f"{kind}:{folder}"
-
-
-def _cancel(attack_address: str, job_id: str) -> bool:
-    """Cancel a job within a few seconds; say whether the server has confirmed it.
-
-    On a channel and a thread of its own: the interrupt may have come in the middle of a call on the other one.
-    """
-    confirmed = threading.Event()
-
-    def cancel() -> None:
-        from afr.attack.v1.attack_service_pb2 import CancelAttackJobRequest
-
-        from cli.connecting import AttackServer
-
-        with contextlib.suppress(Exception):
-            server = AttackServer(attack_address)
-            server.call(
-                server.stub.CancelAttackJob, CancelAttackJobRequest(attack_job_id=job_id), seconds=_CANCEL_SECONDS
-            )
-            confirmed.set()
-
-    thread = threading.Thread(target=cancel, daemon=True)
-    thread.start()
-    thread.join(_CANCEL_SECONDS)
-    return confirmed.is_set()

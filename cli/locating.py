@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.errors import Misuse, Problem
-from cli.stack import ATTACK_SERVER, SURVIVAL_SERVER, WORKER, Plan, Stack, embedded
+from cli.stack import ATTACK_SERVER, SURVIVAL_SERVER, WORKER, Plan, Stack, can_run, embedded
 from cli.standing import running_stack
+
+_WORKER_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +62,42 @@ def services(
 
 
 @contextlib.contextmanager
-def catalogue_server(attack_address: str) -> Iterator[str]:
-    """The address of an attack server that can say what it knows; one is started if there is none."""
+def job_services(
+    attack_address: str, *, announce: Callable[[str], None], data_root: Path | None = None, redis_url: str = ""
+) -> Iterator[Services]:
+    """The server, and on this machine the worker, for a job without a report. Own ones may still be starting."""
+    if attack_address and data_root:
+        raise Misuse("--data-root has no effect with --attack-address: that server's worker has its own --data-root")
+    if attack_address:
+        yield Services(attack_address, "")
+    elif running := running_stack(SURVIVAL_SERVER):
+        if data_root:
+            raise Misuse(
+                "--data-root has no effect on the running stack: `afrctl down`, then `afrctl up --data-root …`"
+            )
+        announce(f"using the stack of `afrctl up` (attack server {running.attack_address})")
+        yield Services(running.attack_address, "")
+    else:
+        plan = Plan(parts=(ATTACK_SERVER, WORKER), data_root=data_root, redis_url=redis_url)
+        with embedded(plan, announce=announce) as stack:
+            yield Services(stack.attack_address, "", stack)
+
+
+@contextlib.contextmanager
+def catalogue_server(attack_address: str, *, of_stores: bool = False) -> Iterator[str]:
+    """The address of an attack server that can say what it knows; one is started if there is none.
+
+    `of_stores`: with a worker, if this installation can run one, since workers know what is in their store.
+    """
     if attack_address:
         yield attack_address
     elif running := running_stack(WORKER, SURVIVAL_SERVER):
         yield running.attack_address
     else:
-        with embedded(Plan(parts=(ATTACK_SERVER,)), announce=lambda line: None) as stack:
+        parts = (ATTACK_SERVER, WORKER) if of_stores and can_run(WORKER) else (ATTACK_SERVER,)
+        with embedded(Plan(parts=parts), announce=lambda line: None) as stack:
+            if WORKER in parts:
+                stack.wait_for(WORKER, seconds=_WORKER_SECONDS)
             yield stack.attack_address
 
 

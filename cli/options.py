@@ -157,13 +157,19 @@ def survival_address(command: F) -> F:
 
 def strength_options(command: F) -> F:
     """How strong the attack and the defence are, beyond the attack's own options."""
+    return click.option(
+        "--attack-parameter", type=setting, multiple=True, metavar="NAME=VALUE",
+        help="A parameter of the attack that has no option here; may be given several times.",
+    )(defence_options(command))  # fmt: skip
+
+
+def defence_options(command: F) -> F:
+    """The defence and its parameters."""
     for option in (
         click.option("--defence-parameter", type=setting, multiple=True, metavar="NAME=VALUE",
                      help="A parameter of the defence; may be given several times."),
         click.option("--defence", default="", metavar="NAME",
                      help="The defence, for example jpeg; `afrctl defences` lists them.  [default: none]"),
-        click.option("--attack-parameter", type=setting, multiple=True, metavar="NAME=VALUE",
-                     help="A parameter of the attack that has no option here; may be given several times."),
     ):  # fmt: skip
         command = option(command)
     return command

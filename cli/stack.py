@@ -161,10 +161,17 @@ def _environment(plan: Plan, folder: Path) -> dict[str, str]:
     return environment
 
 
+def can_run(part: str) -> bool:
+    """Whether what this part needs is installed."""
+    return not _missing(part)
+
+
+def _missing(part: str) -> set[str]:
+    return {module for module in _NEEDED[part] if importlib.util.find_spec(module) is None}
+
+
 def _check_installed(plan: Plan) -> None:
-    missing = sorted(
-        {module for part in plan.parts for module in _NEEDED[part] if importlib.util.find_spec(module) is None}
-    )
+    missing = sorted({module for part in plan.parts for module in _missing(part)})
     if missing:
         raise Problem(
             f"this installation cannot run the services itself ({', '.join(missing)} missing): "
