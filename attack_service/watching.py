@@ -20,11 +20,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from attack_service.attacks.norms import lengths
 from attack_service.errors import IntegrityViolated
 from attack_service.jobs import Ledger, Phase, Progress
 from attack_service.outcomes import InFlight, Outcome, Verdict
 
 _RECORD_EVERY_SECONDS = 0.2
+# Ended samples whose images are kept on the device until their distances are measured together.
+_LARGEST_PENDING_COUNT = 256
+_BOX_TOLERANCE = 1e-5
 
 Counts = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -77,12 +81,30 @@ class Checks:
     shares: Counts
     finished: Flags
 
+    def take(self, positions: Counts) -> Checks:
+        """What was said of some of the samples, copied."""
+        at = torch.from_numpy(positions).to(self.inputs.device)
+        return Checks(
+            self.rows[positions],
+            self.inputs[at],
+            self.originals[at],
+            self.predictions[positions],
+            self.fooled[positions],
+            self.rejected[positions],
+            self.check_counts[positions],
+            self.query_counts[positions],
+            self.gradient_counts[positions],
+            self.held_counts[positions],
+            self.shares[positions],
+            self.finished[positions],
+        )
+
 
 class Journal:
     """Gathers outcomes and hands them to the ledger in slices of time, with the samples in flight.
 
     `recorded` are the verdicts of earlier attempts: the progress goes on where theirs stopped. `check_maximum` is the
-    number of checks after which the attack gives up on a sample.
+    number of checks after which the attack gives up on a sample, 0 if nobody knows.
     """
 
     def __init__(
@@ -110,6 +132,10 @@ class Journal:
     def canceled(self) -> bool:
         return self._ledger.cancel_requested()
 
+    def due(self) -> bool:
+        """Whether the slice of time is over."""
+        return time.monotonic() - self._recorded_at >= _RECORD_EVERY_SECONDS
+
     def record(self, in_flight: Callable[[], list[InFlight]] = list, *, now: bool = False) -> None:
         """Write down what there is, if the slice of time is over or `now`."""
         moment = time.monotonic()
@@ -121,7 +147,7 @@ class Journal:
         self._outcomes = []
         done_count = self._counts.total()
         # Most samples of a batch end together at its last check: until then the checks behind them count in part.
-        partly = sum(sample.check_count for sample in flying) / self._check_maximum
+        partly = sum(sample.check_count for sample in flying) / self._check_maximum if self._check_maximum else 0.0
         attacked = self._attacked_count - self._earlier_count + partly
         remaining_seconds = None
         if attacked:
@@ -171,6 +197,10 @@ class Watch:
         self._check_counts = np.zeros(n, dtype=np.int64)
         # What a sample had cost at its last check; what came after belongs to the next one.
         self._checked_seconds = np.zeros(n)
+        # What passes said of samples that have ended. They are written down together: for a few at a time the many
+        # small operations of measuring them would be a part of the attack's time that can be seen.
+        self._pending: list[Checks] = []
+        self._pending_count = 0
         self.canceled = False
 
     def admit(self, rows: Sequence[int]) -> None:
@@ -181,7 +211,7 @@ class Watch:
         """Account for a pass that took so many seconds; return which of its samples have ended (n).
 
         A sample ends when it has failed, when the attack gives up on it, or when the job is canceled: then it has
-        survived its last check. Raises `IntegrityViolated` if a failure lies outside the box of images.
+        survived its last check. Raises `IntegrityViolated` if a sample that has ended lies outside the box of images.
         """
         rows = checks.rows
         if checks.shares.any():
@@ -192,9 +222,12 @@ class Watch:
         held = np.flatnonzero(~fooled & (checks.check_counts > 0))
         self._settle(checks, held)
         if ended.any():
-            self._end(checks, np.flatnonzero(ended), fooled)
+            self._pending.append(checks.take(np.flatnonzero(ended)))
+            self._pending_count += len(self._pending[-1].rows)
             self._active[rows[ended]] = False
-        self._journal.record(self._in_flight)
+        if self._journal.due() or not self._active.any() or self._pending_count >= _LARGEST_PENDING_COUNT:
+            self._write_down()
+            self._journal.record(self._in_flight)
         return ended
 
     def _settle(self, checks: Checks, held: Counts) -> None:
@@ -205,22 +238,28 @@ class Watch:
         self._gradient_counts[rows] = checks.gradient_counts[held]
         self._checked_seconds[rows] = self._seconds[rows]
 
-    def _end(self, checks: Checks, ended: Counts, fooled: Flags) -> None:
-        at = torch.from_numpy(ended).to(checks.inputs.device)
-        change = (checks.inputs[at] - checks.originals[at]).flatten(1)
-        outside = torch.stack([-checks.inputs[at].flatten(1).amin(1), checks.inputs[at].flatten(1).amax(1) - 1])
-        measures = torch.stack(
-            [change.norm(dim=1), change.abs().amax(dim=1), change.count_nonzero(dim=1).float(), outside.amax(dim=0)]
-        )
-        if float(measures[3].max()) > 1e-5:
-            raise IntegrityViolated(
-                "the attack left the box of images with values in [0, 1]; report this as a defect of the attack"
-            )
-        failed_at = at[torch.from_numpy(fooled[ended]).to(at.device)]
-        if self._on_failed is not None and len(failed_at):
-            labels = self._samples.labels[torch.from_numpy(checks.rows[failed_at.cpu().numpy()])]
-            self._on_failed(checks.inputs[failed_at], checks.originals[failed_at], labels.to(failed_at.device))
-        for position, (l2, linf, l0, _) in zip(ended.tolist(), measures.T.tolist(), strict=True):
+    def _write_down(self) -> None:
+        """Measure the samples that have ended since the last time, and give their outcomes to the journal."""
+        pending, self._pending, self._pending_count = self._pending, [], 0
+        if not pending:
+            return
+        inputs = torch.cat([checks.inputs for checks in pending])
+        originals = torch.cat([checks.originals for checks in pending])
+        measures = _measures(inputs, originals)
+        failed = np.concatenate([checks.fooled & (checks.check_counts > 0) for checks in pending])
+        if self._on_failed is not None and failed.any():
+            at = torch.from_numpy(np.flatnonzero(failed))
+            rows = torch.from_numpy(np.concatenate([checks.rows for checks in pending]))[at]
+            at = at.to(inputs.device)
+            self._on_failed(inputs[at], originals[at], self._samples.labels[rows].to(inputs.device))
+        begin = 0
+        for checks in pending:
+            end = begin + len(checks.rows)
+            self._add(checks, failed[begin:end], measures[begin:end])
+            begin = end
+
+    def _add(self, checks: Checks, fooled: Flags, measures: list[list[float]]) -> None:
+        for position, (l2, linf, l0) in enumerate(measures):
             row = int(checks.rows[position])
             failed = bool(fooled[position])
             if not failed and not self._check_counts[row]:
@@ -261,6 +300,28 @@ class Watch:
             )
             for row in np.flatnonzero(self._active).tolist()
         ]
+
+
+def _measures(inputs: Tensor, originals: Tensor) -> list[list[float]]:
+    """The lengths of n changes in the norms 2, inf and 0, (n, 3). Raises `IntegrityViolated` outside the box."""
+    change = (inputs - originals).flatten(1)
+    values = inputs.flatten(1)
+    measures = torch.cat(
+        [
+            lengths(change, "2"),
+            lengths(change, "inf"),
+            change.count_nonzero(dim=1)[:, None],
+            torch.maximum(-values.amin(dim=1), values.amax(dim=1) - 1)[:, None],
+        ],
+        dim=1,
+    ).cpu()
+    # The other way round a value that is not a number would pass.
+    if not bool((measures[:, 3] <= _BOX_TOLERANCE).all()):
+        raise IntegrityViolated(
+            "the attack left the box of images with values in [0, 1]; report this as a defect of the attack"
+        )
+    found: list[list[float]] = measures[:, :3].tolist()
+    return found
 
 
 def misclassified(samples: Samples, row: int) -> Outcome:

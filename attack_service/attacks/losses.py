@@ -17,8 +17,8 @@ def doubt(logits: Tensor, labels: Tensor) -> Tensor:
     a gradient but its direction. But the cross-entropy's gradient vanishes in float32 for a model that is very sure of
     itself, and an attack on it would stand still: samples would survive by rounding alone. This one's does not.
     """
-    true = nn.functional.one_hot(labels, logits.shape[1]).bool()
-    return torch.logsumexp(logits.masked_fill(true, -torch.inf), dim=1) - logits[true]
+    true = labels[:, None]
+    return torch.logsumexp(logits.scatter(1, true, -torch.inf), dim=1) - logits.gather(1, true).squeeze(1)
 
 
 def logit_ratio(logits: Tensor, labels: Tensor) -> Tensor:

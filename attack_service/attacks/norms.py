@@ -14,9 +14,13 @@ from attack_service.attacks.randomness import normal, sample_keys, uniform
 
 
 def lengths(rows: Tensor, norm: str) -> Tensor:
-    """The norm of each row, (n, d) -> (n, 1)."""
-    order = {"inf": torch.inf, "2": 2.0, "1": 1.0}[norm]
-    length: Tensor = torch.linalg.vector_norm(rows, ord=order, dim=1, keepdim=True)
+    """The norm of each row, (n, d) -> (n, 1), the same whatever the other rows are."""
+    if norm == "inf":
+        return rows.abs().amax(dim=1, keepdim=True)
+    if len(rows) == 1:
+        # A single sum may be divided among threads, and is then rounded otherwise than each of many.
+        return lengths(rows.repeat(2, 1), norm)[:1]
+    length: Tensor = torch.linalg.vector_norm(rows, ord=float(norm), dim=1, keepdim=True)
     return length
 
 
@@ -55,8 +59,8 @@ def bounded_step(
     inputs: Tensor, originals: Tensor, direction: Tensor, step_size: float, epsilon: float, norm: str
 ) -> Tensor:
     """The inputs after the steepest step along a direction, clipped to the box, then projected onto the ball."""
-    stepped = (inputs + step_size * steepest(direction, norm)).clamp(0, 1)
-    return originals + project(stepped - originals, epsilon, norm)
+    stepped = steepest(direction, norm).mul_(step_size).add_(inputs).clamp_(0, 1)
+    return project(stepped.sub_(originals), epsilon, norm).add_(originals)
 
 
 def random_points(like: Tensor, epsilon: float, norm: str, *, seed: int, sample_indices: list[int]) -> Tensor:

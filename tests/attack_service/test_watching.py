@@ -1,4 +1,4 @@
-"""The account of an attack: seconds are shared, snapshots are those of the last check, cancellation keeps what was found."""
+"""The account of an attack: seconds are shared, snapshots are of the last check, cancellation keeps what was found."""
 
 from __future__ import annotations
 
