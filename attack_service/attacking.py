@@ -94,7 +94,7 @@ def _attack(
 
         attack_with_art(spec, target, samples, judge, watch, clock, device, class_count=dataset.class_count)
     else:
-        attacking = build(spec)
+        attacking = build(spec, dataset.class_count)
         if isinstance(attacking, LockstepAttack):
             drive_lockstep(attacking, samples, handle, judge, watch, clock, device)
         else:

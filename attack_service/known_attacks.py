@@ -80,12 +80,108 @@ DECAY = ParameterSchema(
     minimum_exclusive=False,
     maximum=1.0,
 )
+DEEPFOOL_ITERATIONS = replace(
+    MAX_ITERATIONS,
+    description="The number of steps after which the attack gives up on a sample that has not fooled the model.",
+    default_value=50.0,
+    paper_values=(),
+)
+CANDIDATE_COUNT = ParameterSchema(
+    name="candidate_count",
+    description=(
+        "Of how many classes the boundaries are looked for: the likeliest at the clean sample besides the true one, a "
+        "gradient each a step. More than there are means all."
+    ),
+    default_value=5.0,
+    minimum=1.0,
+    minimum_exclusive=False,
+    maximum=1_000.0,
+    integer=True,
+    unit="classes",
+    paper_values=(1.0, 3.0, 5.0, 10.0),
+)
+OVERSHOOT = ParameterSchema(
+    name="overshoot",
+    description="The share by which all steps together are lengthened, so that the image lies beyond the boundary.",
+    default_value=0.02,
+    minimum=0.0,
+    minimum_exclusive=False,
+    maximum=10.0,
+    unit="share of the perturbation",
+)
+SEARCH_ITERATIONS = replace(
+    MAX_ITERATIONS,
+    description="The most steps of one search; it ends earlier when a tenth of them has brought nothing.",
+    default_value=40.0,
+    paper_values=(),
+)
+BINARY_SEARCH_STEPS = ParameterSchema(
+    name="binary_search_steps",
+    description="How many constants are tried, with a search each.",
+    default_value=4.0,
+    minimum=1.0,
+    minimum_exclusive=False,
+    maximum=100.0,
+    integer=True,
+    unit="searches",
+)
+LEARNING_RATE = ParameterSchema(
+    name="learning_rate",
+    description="Adam's, in the space of the hyperbolic tangent whose images are those in [0, 1].",
+    default_value=0.03,
+    minimum=0.0,
+    minimum_exclusive=True,
+    maximum=100.0,
+)
+INITIAL_CONSTANT = ParameterSchema(
+    name="initial_constant",
+    description="The weight of the misclassification beside the squared distance, in the first search.",
+    default_value=1.0,
+    minimum=0.0,
+    minimum_exclusive=True,
+    maximum=1e10,
+)
+CONFIDENCE = ParameterSchema(
+    name="confidence",
+    description="By how much another logit is to exceed that of the true class before the attack is content.",
+    default_value=0.0,
+    minimum=0.0,
+    minimum_exclusive=False,
+    maximum=1e6,
+    unit="logits",
+)
+MAX_QUERIES = ParameterSchema(
+    name="max_queries",
+    description="The number of queries after which the attack gives up on a sample; its schedule is stretched to it.",
+    default_value=300.0,
+    minimum=1.0,
+    minimum_exclusive=False,
+    maximum=10_000_000.0,
+    integer=True,
+    unit="queries",
+)
+INITIAL_SHARE = ParameterSchema(
+    name="initial_share",
+    description="The share of the image that the first patch covers; it is halved nine times.",
+    default_value=0.8,
+    minimum=0.0,
+    minimum_exclusive=True,
+    maximum=1.0,
+    unit="share of the values",
+)
+
 # The number of steps of the paper of AutoPGD; its step sizes are made for many.
 APGD_ITERATIONS = replace(MAX_ITERATIONS, default_value=100.0, paper_values=())
 
 FIXED_BUDGET = (
     "The first iterate that the model gives another class than the true one; every iterate lies within epsilon. "
     "Each is a check."
+)
+
+
+NEAREST = (
+    "The first iterate within epsilon that the model gives another class than the true one. Each is a check, wherever "
+    "it lies: the attack looks for the nearest boundary, and epsilon only says what is near enough. "
 )
 
 
@@ -163,6 +259,45 @@ ATTACKS: dict[str, Attack] = {
             access="gradients",
             failure=FIXED_BUDGET,
             maxima=_by_steps,
+        ),
+        Attack(
+            "deepfool",
+            "DeepFool: steps to where the nearest boundary would be if the model were linear, until it is crossed "
+            "(Moosavi-Dezfooli et al., arXiv 1511.04599). Every step is a check.",
+            (EPSILON, DEEPFOOL_ITERATIONS, CANDIDATE_COUNT, OVERSHOOT),
+            ("2", "inf"),
+            ("native",),
+            access="gradients",
+            failure=NEAREST + "A sample that crosses the boundary further away survives, at that distance.",
+            maxima=lambda parameters: (
+                int(parameters["max_iterations"]) + 1,
+                int(parameters["max_iterations"] * parameters["candidate_count"]),
+            ),
+        ),
+        Attack(
+            "cw",
+            "Carlini and Wagner's L2 attack: Adam on the squared distance plus a constant times the margin, the "
+            "constant found by a binary search (arXiv 1608.04644). Every iterate is a check.",
+            (EPSILON, BINARY_SEARCH_STEPS, SEARCH_ITERATIONS, LEARNING_RATE, INITIAL_CONSTANT, CONFIDENCE),
+            ("2",),
+            ("native",),
+            access="gradients",
+            failure=NEAREST + "A sample that is never fooled so near survives, at the least distance that was found.",
+            maxima=lambda parameters: (
+                int(parameters["binary_search_steps"] * parameters["max_iterations"]) + 2,
+                int(parameters["binary_search_steps"] * parameters["max_iterations"]) + 1,
+            ),
+        ),
+        Attack(
+            "square",
+            "Square Attack: random patches of values, of which those are kept that make the true class less likely "
+            "(Andriushchenko et al., arXiv 1912.00049). Every query is a check.",
+            (EPSILON, MAX_QUERIES, INITIAL_SHARE),
+            ("inf", "2"),
+            ("native",),
+            access="logits",
+            failure=FIXED_BUDGET,
+            maxima=lambda parameters: (int(parameters["max_queries"]), 0),
         ),
         Attack(
             "none",
