@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attack_service import catalog
 from attack_service.attacks.building import build
 from attack_service.attacks.lockstep import LockstepAttack
+from attack_service.attacks.querying import QueryAttack
 from attack_service.clocks import DeviceClock
 from attack_service.datasets import Dataset
 from attack_service.defences import Target
@@ -85,20 +86,15 @@ def _attack(
     verifier = Verifier(handle, judge)
     watch, clock = Watch(samples, journal, target.repeat_count, verifier.add), DeviceClock(device)
     flags = [answers_by_chance(handle, images)]
-    if catalog.ATTACKS[spec.attack].access == "gradients":
+    if catalog.attack_entry(spec.attack).access == "gradients":
         flags.append(vanishing_gradients(handle, images, labels))
-    if spec.engine == "art":
-        _require_art_sees(target, images, first, dataset, device)
-        # ART takes seconds to import, and a worker that never attacks with it need not have it.
-        from attack_service.attacks.art import attack_with_art
-
-        attack_with_art(spec, target, samples, judge, watch, clock, device, class_count=dataset.class_count)
+    attacking = (
+        _toolbox(spec, dataset, handle, images, first) if spec.engine == "art" else build(spec, dataset.class_count)
+    )
+    if isinstance(attacking, LockstepAttack):
+        drive_lockstep(attacking, samples, handle, judge, watch, clock, device)
     else:
-        attacking = build(spec, dataset.class_count)
-        if isinstance(attacking, LockstepAttack):
-            drive_lockstep(attacking, samples, handle, judge, watch, clock, device)
-        else:
-            drive_queries(attacking, samples, handle, judge, watch, clock, device)
+        drive_queries(attacking, samples, handle, judge, watch, clock, device)
     flags.append(verifier.finish())
     for flag in flags:
         if flag is not None:
@@ -129,18 +125,33 @@ def _probe(target: Target, images: Tensor, labels: Tensor) -> None:
         require_harmless_probe(probed, images[right], labels[right])
 
 
-def _require_art_sees(
-    model: nn.Module, images: Tensor, samples: Samples, dataset: Dataset, device: torch.device
-) -> None:
-    try:
-        from attack_service.attacks.art import wrap
+def require_engine(spec: AttackSpec) -> None:
+    """Raise `InvalidSpecification` if this worker cannot run the attack of a resolved specification.
 
-        estimator = wrap(model, tuple(images.shape[1:]), dataset.class_count, device)
-    except ModuleNotFoundError as error:
-        raise InvalidSpecification(
-            "spec.engine",
-            f"this worker lacks {error.name}, so it cannot attack with the engine art; "
-            "install adversarial-robustness-toolbox there, or use native",
-        ) from error
-    logits = torch.from_numpy(estimator.predict(images.cpu().numpy(), batch_size=len(samples)))
+    Asked before anything is trained: what the toolbox has, and what its attacks take, only it knows.
+    """
+    if spec.engine == "art":
+        try:
+            # The toolbox takes seconds to import, and a worker that never attacks with it need not have it.
+            from attack_service.attacks.art.classes import recipe_of
+        except ModuleNotFoundError as error:
+            raise InvalidSpecification(
+                "spec.engine",
+                f"this worker lacks {error.name}, so it cannot attack with the engine art; "
+                "install adversarial-robustness-toolbox there, or use native",
+            ) from error
+        recipe_of(spec)
+
+
+def _toolbox(spec: AttackSpec, dataset: Dataset, handle: Handle, images: Tensor, samples: Samples) -> QueryAttack:
+    """The toolbox's attack; `images` are those of the samples, a batch of them, on the device.
+
+    Raises `IntegrityViolated` unless the toolbox's classifier sees the predictions that the samples were chosen by.
+    """
+    from attack_service.attacks.art.attack import ToolboxAttack, seen_logits
+    from attack_service.attacks.art.classes import recipe_of
+
+    recipe = recipe_of(spec)
+    logits = seen_logits(images, lambda asked: handle.evaluate(asked).logits, dataset.class_count)
     require_same_predictions(logits.argmax(dim=1), samples.clean_predictions)
+    return ToolboxAttack(recipe, dataset.class_count, spec.seed)

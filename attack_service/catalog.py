@@ -15,7 +15,7 @@ from attack_service.entries import Attack, Dataset, Defence, Model, ParameterSch
 from attack_service.errors import InvalidSpecification, UnknownName
 from attack_service.jobs import AttackSpec
 from attack_service.known_attacks import ATTACKS as ATTACKS
-from attack_service.known_attacks import DEFAULT_EPSILON, STEP_SHARE
+from attack_service.known_attacks import DEFAULT_EPSILON, STEP_SHARE, TOOLBOX_PREFIX, toolbox_attack
 from attack_service.known_defences import DEFENCES as DEFENCES
 from attack_service.known_defences import answer_price
 
@@ -35,6 +35,12 @@ _SMALLEST_IMAGE_SIZE = 8
 # Each has a log of its own, and every resume token says how far each was read.
 LARGEST_SHARD_COUNT = 256
 _LONGEST_PATH = 4096
+_LONGEST_NAME = 100
+_MOST_PARAMETERS = 50
+
+# Attacks that ask the same questions in both engines, and those that the toolbox begins at a random point anyway.
+_ASK_AS_NATIVE = ("fgm", "pgd", "bim", "mim")
+_ALWAYS_RANDOM = ("apgd", "apgd-dlr")
 PROGRAM = "program"
 """The name of the model where the user brings a program."""
 SUFFIXES = {"checkpoint": (".safetensors", ".pt", ".pth"), "program": (".pt2",)}
@@ -78,7 +84,7 @@ def resolve(spec: AttackSpec) -> AttackSpec:
     is the path in the request, such as `spec.attack_parameters.epsilon`.
     """
     model_name = _model_name(spec)
-    attack = _known("attack", spec.attack, ATTACKS)
+    attack = attack_entry(spec.attack)
     defence = _known("defence", spec.defence or "none", DEFENCES)
     dataset = spec.dataset or DEFAULT_DATASET
     described = _dataset(dataset)
@@ -101,11 +107,14 @@ def resolve(spec: AttackSpec) -> AttackSpec:
         )
     _check_shard_count(spec.shard_count, sample_count)
     attack_parameters = _attack_parameters(attack, norm, spec.attack_parameters)
-    if engine == "art" and attack_parameters.get("random_start"):
-        raise InvalidSpecification(
-            "spec.attack_parameters.random_start",
-            "a random start cannot be seeded per sample in the engine art; leave random_start at 0, or use native",
-        )
+    _check_pixel_count(attack_parameters, image_size)
+    if engine == "art" and attack.name in _ALWAYS_RANDOM:
+        if spec.attack_parameters.get("random_start") == 0:
+            raise InvalidSpecification(
+                "spec.attack_parameters.random_start",
+                f"{attack.name} of the toolbox always starts at a random point; give random_start=1, or use native",
+            )
+        attack_parameters["random_start"] = 1.0
     return replace(
         spec,
         model=model_name,
@@ -198,9 +207,30 @@ def divide(spec: AttackSpec, worker_count: int) -> AttackSpec:
     return replace(spec, shard_count=spec.shard_count or open_count)
 
 
+def attack_entry(name: str) -> Attack:
+    """The attack of this name: one of `ATTACKS`, or `art:` and a class of the toolbox.
+
+    Raises `UnknownName` or `InvalidSpecification`; whether there is such a class only the worker knows.
+    """
+    if not name.startswith(TOOLBOX_PREFIX):
+        return _known("attack", name, ATTACKS)
+    class_name = name.removeprefix(TOOLBOX_PREFIX)
+    if not (class_name.isascii() and class_name.isidentifier() and len(class_name) <= _LONGEST_NAME):
+        raise InvalidSpecification(
+            "spec.attack",
+            f"{name[:80]!r} names no class; give one of art.attacks.evasion, for example {TOOLBOX_PREFIX}SignOPTAttack",
+        )
+    return toolbox_attack(class_name)
+
+
 def count_maxima(spec: AttackSpec) -> tuple[int, int]:
-    """The most queries and gradients that a resolved specification's attack may spend, over all samples."""
-    attack = ATTACKS[spec.attack]
+    """The most queries and gradients that a resolved specification's attack may spend, over all samples.
+
+    0 if nobody knows: the toolbox asks as it likes.
+    """
+    attack = attack_entry(spec.attack)
+    if spec.engine == "art" and attack.name not in _ASK_AS_NATIVE:
+        return 0, 0
     answers, gradients = attack.maxima(spec.attack_parameters)
     queries = answers * answer_price(spec.defence, spec.defence_parameters, attack.access)
     return spec.sample_count * queries, spec.sample_count * gradients
@@ -248,7 +278,10 @@ def _check_shard_count(shard_count: int, sample_count: int) -> None:
 
 
 def _attack_parameters(attack: Attack, norm: str, given: Mapping[str, float]) -> dict[str, float]:
-    parameters = _parameters("attack", attack, given)
+    described = {schema.name for schema in attack.parameters}
+    others = {name: float(value) for name, value in given.items() if attack.open_parameters and name not in described}
+    _check_open(others)
+    parameters = _parameters("attack", attack, {name: given[name] for name in given if name not in others}) | others
     if "epsilon" in parameters:
         parameters["epsilon"] = given.get("epsilon", DEFAULT_EPSILON[norm])
         if norm == "inf" and parameters["epsilon"] > 1:
@@ -266,7 +299,39 @@ def _attack_parameters(attack: Attack, norm: str, given: Mapping[str, float]) ->
                 "spec.attack_parameters.step_size",
                 f"step_size is {parameters['step_size']:g}; a step longer than epsilon ({epsilon:g}) leaves the ball",
             )
+    initial_count = parameters.get("initial_evaluations", 0.0)
+    if initial_count > parameters.get("max_evaluations", math.inf):
+        raise InvalidSpecification(
+            "spec.attack_parameters.initial_evaluations",
+            f"initial_evaluations is {initial_count:g}, above max_evaluations ({parameters['max_evaluations']:g}); "
+            "give at most that, or raise max_evaluations",
+        )
     return parameters
+
+
+def _check_pixel_count(parameters: Mapping[str, float], image_size: int) -> None:
+    pixel_count = parameters.get("pixel_count", 0.0)
+    if pixel_count > image_size**2:
+        raise InvalidSpecification(
+            "spec.attack_parameters.pixel_count",
+            f"pixel_count is {pixel_count:g}, but an image of {image_size} x {image_size} has {image_size**2} pixels; "
+            "give at most that",
+        )
+
+
+def _check_open(parameters: Mapping[str, float]) -> None:
+    """Refuse what cannot be a parameter of anything; only the worker knows the rest."""
+    if len(parameters) > _MOST_PARAMETERS:
+        raise InvalidSpecification(
+            "spec.attack_parameters", f"{len(parameters)} parameters are given; no attack takes that many"
+        )
+    for name, value in parameters.items():
+        if not (name.isascii() and name.isidentifier() and len(name) <= _LONGEST_NAME):
+            raise InvalidSpecification("spec.attack_parameters", f"{name[:80]!r} cannot be the name of a parameter")
+        if not math.isfinite(value):
+            raise InvalidSpecification(
+                f"spec.attack_parameters.{name}", f"{name} is {value:g}; it must be a finite number"
+            )
 
 
 def _defence_parameters(defence: Defence, given: Mapping[str, float]) -> dict[str, float]:

@@ -39,7 +39,8 @@ class Attack:
     """An attack, the norms and engines it knows (the default first), and its parameters.
 
     `access` is what it sees of the model: `gradients`, `logits` or `decisions`. `failure` says what counts as one and
-    what a check is. `maxima` gives the most queries and gradients that it spends on a sample with these parameters.
+    what a check is. `maxima` gives the most queries and gradients that it spends on a sample with these parameters, 0
+    if nobody knows. With `open_parameters` it takes others as well, of which only the worker knows.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Attack:
     access: str
     failure: str
     maxima: Callable[[Mapping[str, float]], tuple[int, int]]
+    open_parameters: bool = False
 
 
 @dataclass(frozen=True, slots=True)

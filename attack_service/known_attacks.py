@@ -64,7 +64,7 @@ MAX_ITERATIONS = ParameterSchema(
 )
 RANDOM_START = ParameterSchema(
     name="random_start",
-    description="1 starts at a random point of the ball, 0 at the sample itself. Native engine only.",
+    description="1 starts at a random point of the ball, 0 at the sample itself.",
     default_value=0.0,
     minimum=0.0,
     minimum_exclusive=False,
@@ -222,7 +222,7 @@ ATTACKS: dict[str, Attack] = {
             "(Kurakin et al., arXiv 1607.02533). Every step is a check.",
             (EPSILON, STEP_SIZE, MAX_ITERATIONS),
             ("inf",),
-            ("native",),
+            ENGINES,
             access="gradients",
             failure=FIXED_BUDGET,
             maxima=_by_steps,
@@ -233,7 +233,7 @@ ATTACKS: dict[str, Attack] = {
             "in the norm 1 (Dong et al., arXiv 1710.06081). Every step is a check.",
             (EPSILON, STEP_SIZE, MAX_ITERATIONS, DECAY),
             ("inf", "2"),
-            ("native",),
+            ENGINES,
             access="gradients",
             failure=FIXED_BUDGET,
             maxima=_by_steps,
@@ -244,7 +244,7 @@ ATTACKS: dict[str, Attack] = {
             "point, where the loss stalls (Croce and Hein, arXiv 2003.01690). Every step is a check.",
             (EPSILON, APGD_ITERATIONS, RANDOM_START),
             ("inf", "2"),
-            ("native",),
+            ENGINES,
             access="gradients",
             failure=FIXED_BUDGET,
             maxima=_by_steps,
@@ -255,7 +255,7 @@ ATTACKS: dict[str, Attack] = {
             "(Croce and Hein, arXiv 2003.01690). It needs three classes or more.",
             (EPSILON, APGD_ITERATIONS, RANDOM_START),
             ("inf", "2"),
-            ("native",),
+            ENGINES,
             access="gradients",
             failure=FIXED_BUDGET,
             maxima=_by_steps,
@@ -312,3 +312,38 @@ ATTACKS: dict[str, Attack] = {
         ),
     )
 }
+
+
+TOOLBOX_PREFIX = "art:"
+# What these of the toolbox's classes see of the model; the others use its gradients.
+_TOOLBOX_ACCESS = {
+    "BoundaryAttack": "decisions",
+    "GeoDA": "decisions",
+    "HopSkipJump": "decisions",
+    "PixelAttack": "logits",
+    "SignOPTAttack": "decisions",
+    "SimBA": "logits",
+    "SpatialTransformation": "logits",
+    "SquareAttack": "logits",
+    "ThresholdAttack": "logits",
+    "VirtualAdversarialMethod": "logits",
+    "ZooAttack": "logits",
+}
+
+
+def toolbox_attack(class_name: str) -> Attack:
+    """An evasion attack of adversarial-robustness-toolbox by the name of its class; the worker knows which exist."""
+    return Attack(
+        TOOLBOX_PREFIX + class_name,
+        f"{class_name} of adversarial-robustness-toolbox, unchanged.",
+        (EPSILON,),
+        NORMS,
+        ("art",),
+        access=_TOOLBOX_ACCESS.get(class_name, "gradients"),
+        failure=(
+            "The first image it asks about that the model gives another class than the true one, within epsilon in the "
+            "chosen norm. Each image is a check."
+        ),
+        maxima=lambda parameters: (0, 0),
+        open_parameters=True,
+    )

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from attack_service import datasets, models
-from attack_service.attacking import attack
-from attack_service.catalog import ATTACKS
+from attack_service.attacking import attack, require_engine
+from attack_service.catalog import attack_entry
 from attack_service.checkpoints import Store
 from attack_service.datasets import Dataset, balanced_indices, shard_positions
 from attack_service.defences import Target, defend
@@ -60,6 +60,7 @@ def _run(
 ) -> State:
     ledger.computes_on(device_identity(device))
     ledger.progress(Progress(Phase.LOADING))
+    require_engine(spec)
     dataset = datasets.load(spec.dataset, image_size=spec.image_size, data_root=data_root)
     indices = balanced_indices(dataset.test.labels, spec.sample_count)
     positions = shard_positions(dataset.test.labels[indices], shard_index, spec.shard_count or 1)
@@ -109,7 +110,7 @@ def _run(
 def _defended(model: nn.Module, spec: AttackSpec, seed: int | None = None) -> Target:
     """The model behind the job's defence, whose draws come from the job's seed or another."""
     seed = spec.seed if seed is None else seed
-    access = ATTACKS[spec.attack].access
+    access = attack_entry(spec.attack).access
     return defend(model, spec.defence, spec.defence_parameters, seed=seed, access=access)
 
 

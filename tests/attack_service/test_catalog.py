@@ -72,10 +72,15 @@ def test_schema_defaults_are_the_defaults() -> None:
         ({"attack_parameters": {"max_iterations": 0.0}}, "spec.attack_parameters.max_iterations", "at least 1"),
         ({"attack_parameters": {"random_start": 2.0}}, "spec.attack_parameters.random_start", "at most 1"),
         (
-            {"attack_parameters": {"random_start": 1.0}, "engine": "art"},
+            {"attack": "apgd", "attack_parameters": {"random_start": 0.0}, "engine": "art"},
             "spec.attack_parameters.random_start",
             "use native",
         ),
+        ({"attack": "art:"}, "spec.attack", "names no class"),
+        ({"attack": "art:os.system"}, "spec.attack", "names no class"),
+        ({"attack": "art:DeepFool", "engine": "native"}, "spec.engine", "known: art"),
+        ({"attack": "art:DeepFool", "attack_parameters": {"a b": 1.0}}, "spec.attack_parameters", "be the name of"),
+        ({"attack": "art:DeepFool", "attack_parameters": {"a": math.nan}}, "spec.attack_parameters.a", "finite"),
         ({"attack": "fgm", "attack_parameters": {"step_size": 0.1}}, "spec.attack_parameters.step_size", "known: eps"),
         ({"defence_parameters": {"bits": 1.0}}, "spec.defence_parameters.bits", "it takes none"),
     ],
@@ -94,6 +99,18 @@ def test_norms_2_and_1_take_an_epsilon_above_1() -> None:
 
 def test_the_split_of_an_image_folder_is_not_known_before_the_worker_reads_it() -> None:
     assert resolve(specification(dataset="imagefolder:/pictures", sample_count=50_000)).sample_count == 50_000
+
+
+def test_a_class_of_the_toolbox_takes_an_epsilon_and_whatever_the_worker_may_know() -> None:
+    resolved = resolve(specification(attack="art:SignOPTAttack", norm="2", attack_parameters={"max_iter": 5.0}))
+    assert resolved.engine == "art"
+    assert resolved.attack_parameters == {"epsilon": DEFAULT_EPSILON["2"], "max_iter": 5.0}
+    assert resolve(resolved) == resolved
+
+
+def test_nobody_knows_what_the_toolbox_will_ask() -> None:
+    assert count_maxima(resolve(specification(attack="art:SignOPTAttack"))) == (0, 0)
+    assert count_maxima(resolve(specification(engine="art"))) == count_maxima(resolve(specification()))
 
 
 def test_the_most_an_attack_may_spend_is_a_gradient_a_step_and_one_query_more() -> None:

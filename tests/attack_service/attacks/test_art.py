@@ -41,6 +41,6 @@ def test_failed_samples_in_the_toolbox_batch_are_charged_nothing_more(first_run,
 
 def test_an_attack_by_the_toolbox_stops_when_it_is_canceled(first_run: tuple[Path, object], run_job, canceling) -> None:
     root, _ = first_run
-    run = run_job(root, canceling(after_checks=2), engine="art", batch_size=8)
+    run = run_job(root, canceling(after_passes=2), engine="art", batch_size=8)
     assert run.state is State.CANCELED
     assert 0 < len(run.ledger.outcomes) < 40

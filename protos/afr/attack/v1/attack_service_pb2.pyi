@@ -311,7 +311,9 @@ class AttackSpec(_message.Message):
     where the worker can read PATH.
     """
     attack: _builtins.str
-    """The attack, in kebab-case, for example `pgd`. Required."""
+    """The attack, in kebab-case, for example `pgd`, or `art:` and the name of a
+    class in `art.attacks.evasion`, for example `art:SignOPTAttack`. Required.
+    """
     engine: _builtins.str
     """What runs the attack: `native` (the batched engine) or `art`
     (adversarial-robustness-toolbox, watched from outside).
@@ -364,8 +366,9 @@ class AttackSpec(_message.Message):
     """
     @_builtins.property
     def attack_parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Parameters of the attack by name, as `ListAttacks` describes them. What is
-        absent takes its default.
+        """Parameters of the attack by name, as `ListAttacks` describes them, or as the
+        constructor of a class after `art:` names them. What is absent takes its
+        default.
         """
 
     @_builtins.property
@@ -765,9 +768,13 @@ class CreateAttackJobResponse(_message.Message):
     QUERY_COUNT_MAXIMUM_FIELD_NUMBER: _builtins.int
     GRADIENT_COUNT_MAXIMUM_FIELD_NUMBER: _builtins.int
     query_count_maximum: _builtins.int
-    """The most forward evaluations that the attack may spend, over all samples."""
+    """The most forward evaluations that the attack may spend, over all samples; 0
+    if nobody knows, as of most attacks of the engine `art`.
+    """
     gradient_count_maximum: _builtins.int
-    """The most backward evaluations that the attack may spend, over all samples."""
+    """The most backward evaluations that the attack may spend, over all samples; 0
+    if nobody knows.
+    """
     @_builtins.property
     def attack_job(self) -> Global___AttackJob:
         """The queued job."""
