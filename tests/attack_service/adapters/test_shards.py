@@ -13,6 +13,7 @@ from hypothesis.stateful import (
     consumes,
     initialize,
     invariant,
+    multiple,
     precondition,
     rule,
     run_state_machine_as_test,
@@ -253,7 +254,7 @@ def test_neighbours_on_a_device_are_seen_and_the_dead_are_not(client) -> None:
 class JobOfShards(RuleBasedStateMachine):
     """A job of three shards under anything that can happen to it, beside a model of what it must then be."""
 
-    attempts = Bundle("attempts")
+    attempts: Bundle[RedisLedger] = Bundle("attempts")
 
     def __init__(self) -> None:
         super().__init__()
@@ -261,14 +262,22 @@ class JobOfShards(RuleBasedStateMachine):
         self.stages = ["waiting"] * 3
         self.final: State | None = None
         self.recorded = 0
+        self.newest: dict[int, RedisLedger] = {}
+        self.job_id = ""
 
-    @initialize()
-    def create(self) -> None:
+    @initialize(target=attempts, ready=st.booleans())
+    def create(self, ready: bool):
         self.job_id = self.jobs.create(self.spec)
+        self.newest[0] = self.jobs.begin(self.job_id)
+        self.stages[0] = "held"
+        if ready:
+            self.newest[0].model_ready(PREPARATION)
+            self.ready = True
+        return self.newest[0]
 
     @property
-    def held(self) -> list[str]:
-        return [stage for stage in self.stages if stage == "held"]
+    def held(self) -> bool:
+        return "held" in self.stages
 
     @rule(target=attempts, shard_index=st.integers(0, 2))
     def begin(self, shard_index: int):
@@ -284,36 +293,35 @@ class JobOfShards(RuleBasedStateMachine):
         elif shard_index and not self.ready:
             assert answer is Refusal.UNPREPARED
         else:
-            self.stages[shard_index] = "held"
             assert isinstance(answer, RedisLedger)
             assert (answer.preparation() is not None) == self.ready
-            self.newest = {**getattr(self, "newest", {}), shard_index: answer}
-        return answer
+            self.stages[shard_index] = "held"
+            self.newest[shard_index] = answer
+            return answer
+        return multiple()
 
-    def is_live(self, attempt) -> bool:
-        return (
-            isinstance(attempt, RedisLedger)
-            and self.newest[attempt.shard_index] is attempt
-            and self.stages[attempt.shard_index] in ("held", "lost")
-            and self.final is None
-        )
+    def may_write(self, attempt: RedisLedger) -> bool:
+        newest = self.newest[attempt.shard_index] is attempt
+        return newest and self.stages[attempt.shard_index] in ("held", "lost") and self.final is None
 
     @rule(attempt=attempts)
-    def prepare_or_record(self, attempt) -> None:
-        if isinstance(attempt, RedisLedger) and self.is_live(attempt):
-            if attempt.preparation() is None and not self.ready:
-                attempt.model_ready(PREPARATION)
-                self.ready = True
-            else:
-                attempt.record([self.make_outcome(self.recorded)], [], 0.5)
-                self.recorded += 1
-        elif isinstance(attempt, RedisLedger) and (self.final or self.newest[attempt.shard_index] is not attempt):
+    def prepare(self, attempt: RedisLedger) -> None:
+        if self.may_write(attempt) and not self.ready:
+            attempt.model_ready(PREPARATION)
+            self.ready = True
+
+    @rule(attempt=attempts)
+    def record(self, attempt: RedisLedger) -> None:
+        if self.may_write(attempt):
+            attempt.record([self.make_outcome(self.recorded)], [], 0.5)
+            self.recorded += 1
+        elif self.final or self.newest[attempt.shard_index] is not attempt:
             with pytest.raises(AttemptFenced):
                 attempt.record([self.make_outcome(10**6)], [], 0.5)
 
-    @rule(attempt=consumes(attempts), how=st.sampled_from([State.SUCCEEDED, State.FAILED, None]))
-    def leave(self, attempt, how: State | None) -> None:
-        if not isinstance(attempt, RedisLedger) or not self.is_live(attempt):
+    @rule(attempt=consumes(attempts), how=st.sampled_from([State.SUCCEEDED, State.SUCCEEDED, State.FAILED, None]))
+    def leave(self, attempt: RedisLedger, how: State | None) -> None:
+        if not self.may_write(attempt):
             return
         if how is State.SUCCEEDED and not self.ready:
             how = None
@@ -337,7 +345,7 @@ class JobOfShards(RuleBasedStateMachine):
         if self.stages[shard_index] == "held":
             self.stages[shard_index] = "lost"
 
-    @precondition(lambda self: self.final is None)
+    @precondition(lambda self: self.final is None and self.recorded > 1)
     @rule()
     def cancel(self) -> None:
         self.jobs.call(lambda store, log: store.cancel(self.job_id))
@@ -348,7 +356,7 @@ class JobOfShards(RuleBasedStateMachine):
 
     @invariant()
     def the_job_is_what_its_shards_make_it(self) -> None:
-        if not hasattr(self, "job_id"):
+        if not self.job_id:
             return
         stored = self.jobs.get(self.job_id)
         if self.final:
@@ -370,8 +378,8 @@ def test_a_job_becomes_what_its_shards_become(jobs, client, spec, make_outcome) 
     JobOfShards.jobs, JobOfShards.client, JobOfShards.make_outcome = jobs, client, staticmethod(make_outcome)
     JobOfShards.spec = replace(spec, shard_count=3)
     checks = settings(
-        max_examples=25,
-        stateful_step_count=20,
+        max_examples=30,
+        stateful_step_count=30,
         deadline=None,
         derandomize=True,
         suppress_health_check=[HealthCheck.too_slow],
