@@ -5,6 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from attack_service.black_box_parameters import (
+    INITIAL_EVALUATIONS,
+    MAX_EVALUATIONS,
+    MAX_GENERATIONS,
+    MAX_STARTS,
+    PIXEL_COUNT,
+    POPULATION_SIZE,
+    THRESHOLD,
+    by_generations,
+    hopskipjump_maxima,
+)
 from attack_service.entries import Attack, ParameterSchema
 
 NORMS = ("inf", "2", "1")
@@ -19,9 +30,6 @@ STEP_SHARE = 0.8
 
 # No image is further away, in any norm; a float32 can hold what is computed from it.
 LARGEST_EPSILON = 1e7
-
-# HopSkipJump's searches: a float32 image cannot be halved more often.
-SEARCH_STEP_LIMIT = 24
 
 EPSILON = ParameterSchema(
     name="epsilon",
@@ -178,7 +186,6 @@ FIXED_BUDGET = (
     "Each is a check."
 )
 
-
 NEAREST = (
     "The first iterate within epsilon that the model gives another class than the true one. Each is a check, wherever "
     "it lies: the attack looks for the nearest boundary, and epsilon only says what is near enough. "
@@ -298,6 +305,49 @@ ATTACKS: dict[str, Attack] = {
             access="logits",
             failure=FIXED_BUDGET,
             maxima=lambda parameters: (int(parameters["max_queries"]), 0),
+        ),
+        Attack(
+            "hopskipjump",
+            "HopSkipJump: from an image of another class towards the sample along the boundary, by the model's "
+            "decisions alone (Chen et al., arXiv 1904.02144). Every query is a check.",
+            (EPSILON, MAX_ITERATIONS, INITIAL_EVALUATIONS, MAX_EVALUATIONS, MAX_STARTS),
+            ("inf", "2"),
+            ("native",),
+            access="decisions",
+            failure=(
+                "The first image it asks about that lies within epsilon and that the model gives another class than "
+                "the true one. Each is a check, wherever it lies: the attack begins far away and comes nearer, and "
+                "epsilon only says what is near enough."
+            ),
+            maxima=hopskipjump_maxima,
+        ),
+        Attack(
+            "pixel",
+            "Pixel attack: differential evolution of a few pixels, their places and colours (Su et al., "
+            "arXiv 1710.08864; Kotyan and Vargas, arXiv 1906.06026). Every query is a check.",
+            (PIXEL_COUNT, POPULATION_SIZE, MAX_GENERATIONS),
+            ("0",),
+            ("native",),
+            access="logits",
+            failure=(
+                "The first image it asks about that the model gives another class than the true one; none has more "
+                "than pixel_count other pixels. Each is a check."
+            ),
+            maxima=by_generations,
+        ),
+        Attack(
+            "threshold",
+            "Threshold attack: differential evolution of a small change to every value "
+            "(Kotyan and Vargas, arXiv 1906.06026). Every query is a check.",
+            (THRESHOLD, POPULATION_SIZE, MAX_GENERATIONS),
+            ("inf",),
+            ("native",),
+            access="logits",
+            failure=(
+                "The first image it asks about that the model gives another class than the true one; none has a value "
+                "further away than the threshold. Each is a check."
+            ),
+            maxima=by_generations,
         ),
         Attack(
             "none",

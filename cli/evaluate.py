@@ -59,8 +59,8 @@ _SUCCEEDED, _FAILED, _CANCELED = 3, 4, 5
 )
 @click.option(
     "--norm",
-    type=click.Choice(["inf", "2", "1"], case_sensitive=False),
-    help="What measures the perturbation.  [default: inf]",
+    type=click.Choice(["inf", "2", "1", "0"], case_sensitive=False),
+    help="What measures the perturbation.  [default: the first that the attack knows]",
 )
 @click.option("--step-size", type=positive, metavar="NUMBER", help="How far one step goes.")
 @click.option("--max-iterations", type=whole, metavar="COUNT", help="The most steps of an attack.")

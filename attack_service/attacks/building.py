@@ -5,12 +5,15 @@ from __future__ import annotations
 from attack_service.attacks.apgd import APGD
 from attack_service.attacks.carlini_wagner import CarliniWagner
 from attack_service.attacks.deepfool import DeepFool
+from attack_service.attacks.hopskipjump import HopSkipJump
 from attack_service.attacks.lockstep import LockstepAttack
 from attack_service.attacks.losses import doubt, logit_ratio
 from attack_service.attacks.mim import MIM
 from attack_service.attacks.pgd import PGD, bim, fgm
+from attack_service.attacks.pixel import Pixel
 from attack_service.attacks.querying import QueryAttack
 from attack_service.attacks.square import Square
+from attack_service.attacks.threshold import Threshold
 from attack_service.jobs import AttackSpec
 
 
@@ -75,5 +78,28 @@ def build(spec: AttackSpec, class_count: int) -> LockstepAttack | QueryAttack:
                 query_count=int(parameters["max_queries"]),
                 initial_share=parameters["initial_share"],
                 seed=seed,
+            )
+        case "hopskipjump":
+            return HopSkipJump(
+                iteration_count=int(parameters["max_iterations"]),
+                initial_evaluation_count=int(parameters["initial_evaluations"]),
+                evaluation_limit=int(parameters["max_evaluations"]),
+                start_limit=int(parameters["max_starts"]),
+                norm=norm,
+                seed=seed,
+            )
+        case "pixel":
+            return Pixel(
+                population_size=int(parameters["population_size"]),
+                generation_count=int(parameters["max_generations"]),
+                seed=seed,
+                pixel_count=int(parameters["pixel_count"]),
+            )
+        case "threshold":
+            return Threshold(
+                population_size=int(parameters["population_size"]),
+                generation_count=int(parameters["max_generations"]),
+                seed=seed,
+                threshold=int(parameters["threshold"]),
             )
     raise ValueError(f"no attack is called {spec.attack!r}")
