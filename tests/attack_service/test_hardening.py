@@ -122,7 +122,10 @@ def test_training_against_an_adversary_makes_attacks_harder(tmp_path: Path) -> N
             torch.manual_seed(0)
             model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 2))
         perturb = harden(name, {"epsilon": 0.15, "iterations": 2.0, "share": 1.0}, seed=0)
-        assert train(model, subset, recipe=recipe, epoch_count=6, seed=0, device=CPU, perturb=perturb) is not None
+        spent = train(model, subset, recipe=recipe, epoch_count=6, seed=0, device=CPU, perturb=perturb)
+        assert spent is not None
+        # Forward and backward, each step of the adversary as each step of training.
+        assert spent.evaluation_count == 6 * len(subset) * 2 * (1 if perturb is None else 3)
         leaf = images.clone().requires_grad_(True)
         (gradient,) = torch.autograd.grad(F.cross_entropy(model.eval()(leaf), labels), leaf)
         moved = (images + 0.15 * gradient.sign()).clamp(0, 1)
