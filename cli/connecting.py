@@ -28,6 +28,7 @@ _OPTION_OF_FIELD = {
     "stem": "--stem",
     "image_size": "--image-size",
     "batch_size": "--batch-size",
+    "shard_count": "--shards",
     "weights": "--weights",
     "checkpoint": "--checkpoint",
     "program": "--program",

@@ -24,6 +24,7 @@ from cli.options import (
     strength_options,
     survival_address,
     whole,
+    workers_option,
 )
 
 if TYPE_CHECKING:
@@ -66,6 +67,10 @@ _SUCCEEDED, _FAILED, _CANCELED = 3, 4, 5
 @click.option("--max-iterations", type=whole, metavar="COUNT", help="The most steps of an attack.")
 @strength_options
 @click.option("--samples", type=whole, metavar="COUNT", help="How many test samples to attack.")
+@click.option("--shards", type=whole, metavar="COUNT",
+              help="Into how many parts to divide the samples; each worker runs one at a time.  [default: as many as "
+                   "workers are there, of a batch at least]")  # fmt: skip
+@workers_option
 @report_options
 @survival_address
 @attack_address
@@ -74,6 +79,7 @@ def evaluate(
     choice: ModelChoice, data_root: Path | None, attack: str, engine: str, epsilon: float | None, norm: str | None,
     step_size: float | None, max_iterations: int | None, attack_parameter: Sequence[tuple[str, float]], defence: str,
     defence_parameter: Sequence[tuple[str, float]], samples: int | None,
+    shards: int | None, workers: int | None,
     clock: str, price_usd_per_hour: float | None, output: Path, output_format: str, quiet: bool,
     attack_address: str, survival_address: str, redis_url: str,
 ) -> None:  # fmt: skip
@@ -92,6 +98,7 @@ def evaluate(
       afrctl evaluate --model resnet18 --attack pgd --epsilon 0.1 --samples 500 --price-usd-per-hour 2.5
       afrctl evaluate --model resnet50 --weights IMAGENET1K_V2 --attack pgd --dataset imagefolder:imagenet
       afrctl evaluate --model resnet18 --attack pgd --defence jpeg --defence-parameter quality=50
+      afrctl evaluate --model resnet50 --attack pgd --workers 4 --shards 8
       afrctl evaluate --model resnet18 --attack fgm --attack-address gpu:50051 --survival-address gpu:50052
     """
     if attack == "none":
@@ -112,6 +119,8 @@ def evaluate(
         defence_parameters=settings("--defence-parameter", defence_parameter),
         engine=engine,
         sample_count=samples or 0,
+        # The workers of an own stack are still starting when the server could count them.
+        shard_count=shards or min(workers or 0, samples or 64),
         norm=norm or "",
     )
 
@@ -124,7 +133,7 @@ def evaluate(
         with (
             output_folder(output) as folder,
             services(attack_address, survival_address, announce=display.note, data_root=data_root,
-                     redis_url=redis_url) as located,
+                     workers=workers, redis_url=redis_url) as located,
         ):  # fmt: skip
             evaluation = Evaluation(located, display, folder)
             report = evaluation.run(spec, make_options(clock, price_usd_per_hour))
@@ -208,9 +217,10 @@ class Evaluation:
         chosen = job.spec
         parameters = ", ".join(f"{name} {value:g}" for name, value in sorted(chosen.attack_parameters.items()))
         behind = behind_defence(chosen)
+        divided = f", in {chosen.shard_count} shards" if chosen.shard_count > 1 else ""
         self._display.note(
             f"job {job.attack_job_id}: {chosen.attack} ({chosen.engine}, norm {chosen.norm}, {parameters}) against "
-            f"{chosen.model}{behind} on {chosen.sample_count} samples of {chosen.dataset}"
+            f"{chosen.model}{behind} on {chosen.sample_count} samples of {chosen.dataset}{divided}"
         )
         return job
 
@@ -252,13 +262,11 @@ class Evaluation:
 
     def _pending(self) -> str:
         """What of an own stack is not ready yet, in words for a person who waits."""
+        from cli.stack import WORKER, part_of
+
         stack = self._located.stack
-        starting = (
-            [child.name for child in stack.children if child.name == "worker" and child.ready() is None]
-            if stack
-            else []
-        )
-        return "the worker to start" if starting else ""
+        workers = [child for child in stack.children if part_of(child.name) == WORKER] if stack else []
+        return "the worker to start" if workers and all(child.ready() is None for child in workers) else ""
 
     def _take_events(self, seconds: float) -> None:
         """Take in what has arrived, waiting a moment for the first of it."""

@@ -35,6 +35,7 @@ def services(
     *,
     announce: Callable[[str], None],
     data_root: Path | None = None,
+    workers: int | None = None,
     redis_url: str = "",
 ) -> Iterator[Services]:
     """The servers for an evaluation. Own ones may still be starting: see `Stack.wait_for`."""
@@ -42,6 +43,8 @@ def services(
         raise Misuse("--survival-address needs --attack-address: give both, or neither for a stack of your own")
     if attack_address and data_root:
         raise Misuse("--data-root has no effect with --attack-address: that server's worker has its own --data-root")
+    if attack_address and workers:
+        raise Misuse("--workers has no effect with --attack-address: that server has its own workers")
     if attack_address and survival_address:
         yield Services(attack_address, survival_address)
         return
@@ -50,6 +53,10 @@ def services(
             yield Services(attack_address, "", stack)
         return
     if running := running_stack():
+        if workers:
+            raise Misuse(
+                f"--workers has no effect on the running stack: `afrctl down`, then `afrctl up --workers {workers}`"
+            )
         if data_root:
             raise Misuse(
                 "--data-root has no effect on the running stack: `afrctl down`, then `afrctl up --data-root …`"
@@ -57,7 +64,8 @@ def services(
         announce(f"using the stack of `afrctl up` (attack server {running.attack_address})")
         yield Services(running.attack_address, running.survival_address)
         return
-    with embedded(Plan(data_root=data_root, redis_url=redis_url), announce=announce) as stack:
+    plan = Plan(data_root=data_root, worker_count=workers or 1, redis_url=redis_url)
+    with embedded(plan, announce=announce) as stack:
         yield Services(stack.attack_address, "", stack)
 
 

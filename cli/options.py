@@ -113,6 +113,14 @@ def data_folder(value: str) -> Path:
     return folder
 
 
+def workers_option(command: F) -> F:
+    """`--workers`."""
+    return click.option(
+        "--workers", type=click.IntRange(1, 64), metavar="COUNT",
+        help="How many workers to start on this machine; they share the job, and the cores.  [default: 1]",
+    )(command)  # fmt: skip
+
+
 def _refuse_tls(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
     if value is not None:
         raise Misuse(

@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class Plan:
     attack_port: int = 0
     survival_port: int = 0
     data_root: Path | None = None
+    worker_count: int = 1
     redis_url: str = ""
     state: Path | None = None
     """Where the survival server keeps its reports; the stack's own folder without one."""
@@ -95,11 +96,10 @@ def launch(
         started()
         environment["AFR_REDIS_URL"] = redis.url
 
-    def run(name: str, module: str, *arguments: str) -> None:
+    def run(name: str, module: str, *arguments: str, **variables: str) -> None:
         command = [sys.executable, "-m", module, *arguments]
-        stack.children.append(
-            spawn(name, command, folder=stack.folder, environment=environment, outlives_us=plan.outlives_us)
-        )
+        own = environment | variables
+        stack.children.append(spawn(name, command, folder=stack.folder, environment=own, outlives_us=plan.outlives_us))
         started()
 
     stack.attack_address = plan.attack_address
@@ -107,7 +107,9 @@ def launch(
         run(ATTACK_SERVER, "attack_service", "serve", "--address", f"127.0.0.1:{plan.attack_port}")
     if WORKER in plan.parts:
         data_root = ("--data-root", str(plan.data_root)) if plan.data_root else ()
-        run(WORKER, "attack_service", "work", *data_root)
+        threads = _threads_each(plan.worker_count, environment)
+        for name in worker_names(plan.worker_count):
+            run(name, "attack_service", "work", *data_root, **threads)
     if ATTACK_SERVER in plan.parts:
         stack.attack_address = stack.wait_for(ATTACK_SERVER, seconds=start_seconds)
     if SURVIVAL_SERVER in plan.parts:
@@ -129,6 +131,8 @@ def embedded(plan: Plan, *, announce: Callable[[str], None]) -> Iterator[Stack]:
     with _locked(folder):
         try:
             parts = [*(("Redis",) if ATTACK_SERVER in plan.parts and not plan.redis_url else ()), *plan.parts]
+            if plan.worker_count > 1:
+                parts = [f"{plan.worker_count} workers" if part == WORKER else part for part in parts]
             listed = f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]
             logs = "their logs are" if len(parts) > 1 else "its log is"
             announce(f"starting {listed} on this machine; {logs} in {folder}")
@@ -144,6 +148,24 @@ def embedded(plan: Plan, *, announce: Callable[[str], None]) -> Iterator[Stack]:
                     (folder / "kept").touch()
                 else:
                     shutil.rmtree(folder, ignore_errors=True)
+
+
+def worker_names(count: int) -> list[str]:
+    """`worker`, `worker 2`, …"""
+    return [WORKER, *(f"{WORKER} {number}" for number in range(2, count + 1))]
+
+
+def part_of(name: str) -> str:
+    """The part that a process of this name is; every worker is one."""
+    return name.rstrip("0123456789 ")
+
+
+def _threads_each(worker_count: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """What keeps several workers from taking one another's cores: each would compute with a thread a core."""
+    if worker_count == 1 or "OMP_NUM_THREADS" in environment:
+        return {}
+    core_count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"OMP_NUM_THREADS": str(max(1, core_count // worker_count))}
 
 
 def _environment(plan: Plan, folder: Path) -> dict[str, str]:

@@ -17,7 +17,7 @@ import click
 
 from cli.errors import Problem
 from cli.interrupts import interrupts
-from cli.options import data_folder, positive
+from cli.options import data_folder, positive, workers_option
 from cli.processes import kill_group, last_words
 from cli.state import state_folder
 
@@ -53,8 +53,10 @@ class StandingStack:
         """Raise `Problem` if it is not whole; parts of the names `spared` may have died."""
         if not self.survival_address:
             raise Problem("`afrctl up` is still starting or was killed: wait for it, or clean up with `afrctl down`")
+        from cli.stack import part_of
+
         for member in self.dead:
-            if member.name not in spared:
+            if part_of(member.name) not in spared:
                 subject = member.name if member.name[0].isupper() else f"the {member.name}"
                 raise Problem(
                     f"{subject} of `afrctl up` has died: {last_words(Path(member.log))} (log: {member.log}); "
@@ -74,6 +76,7 @@ def running_stack(*spared: str) -> StandingStack | None:
 @click.command()
 @click.option("--data-root", type=data_folder, metavar="DIR",
               help="Where datasets are read from and downloaded to; made if need be.")  # fmt: skip
+@workers_option
 @click.option("--attack-port", type=click.IntRange(0, 65535), default=0, metavar="PORT",
               help="The port of the attack server; any free one by default.")  # fmt: skip
 @click.option("--survival-port", type=click.IntRange(0, 65535), default=0, metavar="PORT",
@@ -81,7 +84,10 @@ def running_stack(*spared: str) -> StandingStack | None:
 @click.option("--redis-url", envvar="AFRCTL_REDIS_URL", default="", metavar="URL",
               help="A Redis to use instead of an own one.  [env: AFRCTL_REDIS_URL]")  # fmt: skip
 @click.option("--start-seconds", type=positive, default="120", hidden=True)
-def up(data_root: Path | None, attack_port: int, survival_port: int, redis_url: str, start_seconds: float) -> None:
+def up(
+    data_root: Path | None, workers: int | None, attack_port: int, survival_port: int, redis_url: str,
+    start_seconds: float,
+) -> None:  # fmt: skip
     """Start a stack that stays.
 
     Runs Redis, an attack server, a worker and a survival server on this machine until `afrctl down`. Other commands
@@ -89,11 +95,11 @@ def up(data_root: Path | None, attack_port: int, survival_port: int, redis_url: 
 
     \b
     Example:
-      afrctl up
+      afrctl up --workers 2
       afrctl evaluate --model resnet18 --attack pgd
       afrctl down
     """
-    from cli.stack import SURVIVAL_SERVER, WORKER, Plan, Stack, launch
+    from cli.stack import SURVIVAL_SERVER, Plan, Stack, launch, worker_names
 
     folder = _folder()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -106,7 +112,8 @@ def up(data_root: Path | None, attack_port: int, survival_port: int, redis_url: 
         _clear(folder)
         stack = Stack(folder)
         plan = Plan(
-            attack_port=attack_port, survival_port=survival_port, data_root=data_root, redis_url=redis_url,
+            attack_port=attack_port, survival_port=survival_port, data_root=data_root, worker_count=workers or 1,
+            redis_url=redis_url,
             state=state_folder(), outlives_us=True,
         )  # fmt: skip
 
@@ -119,11 +126,15 @@ def up(data_root: Path | None, attack_port: int, survival_port: int, redis_url: 
 
         try:
             own = "" if redis_url else "Redis, "
-            click.echo(f"starting {own}attack server, worker and survival server; their logs are in {folder}", err=True)
+            several = f"{workers} workers" if workers and workers > 1 else "worker"
+            click.echo(
+                f"starting {own}attack server, {several} and survival server; their logs are in {folder}", err=True
+            )
             # Written down part by part: if this process is killed, `afrctl down` still knows what to stop.
             launch(stack, plan, start_seconds=start_seconds, started=record)
             stack.survival_address = stack.wait_for(SURVIVAL_SERVER, seconds=start_seconds)
-            stack.wait_for(WORKER, seconds=start_seconds)
+            for name in worker_names(plan.worker_count):
+                stack.wait_for(name, seconds=start_seconds)
             record()
         except BaseException:
             stack.stop()

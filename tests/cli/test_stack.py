@@ -227,12 +227,13 @@ def _command(process: Path) -> list[str]:
 @linux
 def test_a_standing_stack_from_up_to_down(afrctl: Any, wait_until: Any) -> None:
     """One long story, since a start takes many seconds: up, used, a part dies, all die as in a reboot, down."""
-    up = afrctl("up")
+    up = afrctl("up", "--workers", "2")
     assert up.returncode == 0, up.stderr
+    assert "attack server, 2 workers and survival server" in up.stderr
     status = afrctl("status")
     assert status.returncode == 0
     parts = [line.split("  ")[0] for line in status.stdout.splitlines()]
-    assert parts == ["Redis", "attack server", "worker", "survival server"]
+    assert parts == ["Redis", "attack server", "worker", "worker 2", "survival server"]
 
     again = afrctl("up")
     assert again.returncode == 1
@@ -245,6 +246,9 @@ def test_a_standing_stack_from_up_to_down(afrctl: Any, wait_until: Any) -> None:
     refused = afrctl(*EVALUATE, "--data-root", afrctl.folder)
     assert refused.returncode == 2
     assert "--data-root has no effect on the running stack" in refused.stderr
+    refused = afrctl(*EVALUATE, "--workers", "2")
+    assert refused.returncode == 2
+    assert "--workers has no effect on the running stack" in refused.stderr
 
     survival = next(line for line in status.stdout.splitlines() if line.startswith("survival server"))
     os.kill(int(survival.split()[-1]), signal.SIGKILL)
