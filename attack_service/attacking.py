@@ -12,6 +12,7 @@ from attack_service import catalog
 from attack_service.attacks.building import build
 from attack_service.attacks.lockstep import LockstepAttack
 from attack_service.attacks.querying import QueryAttack
+from attack_service.attacks.square import Square
 from attack_service.clocks import DeviceClock
 from attack_service.datasets import Dataset
 from attack_service.defences import Target
@@ -19,12 +20,16 @@ from attack_service.driving import drive_lockstep, drive_queries
 from attack_service.errors import InvalidSpecification
 from attack_service.evaluating import CleanEvaluation, require_harmless_probe, require_same_predictions
 from attack_service.handles import Handle
-from attack_service.integrity import Verifier, answers_by_chance, vanishing_gradients
+from attack_service.integrity import Verifier, answers_by_chance, masked_gradients, vanishing_gradients
 from attack_service.jobs import AttackSpec, Ledger, State
 from attack_service.judging import Judge
 from attack_service.watching import Journal, Samples, Watch, misclassified
 
 _PROBE_COUNT = 16
+# An attack of fewer steps is expected to leave samples standing.
+_FEW_STEPS = 5
+# A few questions about a few survivors cost little, and find what hides its gradients.
+_SUSPECT_COUNT, _SUSPICION_QUERY_COUNT = 16, 12
 # The share of a GPU's free memory that the images may take; the rest is for passes through the model.
 _IMAGE_SHARE = 0.25
 
@@ -96,10 +101,26 @@ def _attack(
     else:
         drive_queries(attacking, samples, handle, judge, watch, clock, device)
     flags.append(verifier.finish())
+    if not watch.canceled:
+        flags.append(_masking(spec, samples, watch, handle, judge, device))
     for flag in flags:
         if flag is not None:
             ledger.warn(flag)
     return watch.canceled
+
+
+def _masking(
+    spec: AttackSpec, samples: Samples, watch: Watch, handle: Handle, judge: Judge, device: torch.device
+) -> str | None:
+    """A sentence if survivors of an attack that follows gradients step by step fall to a few questions without any."""
+    entry = catalog.attack_entry(spec.attack)
+    _, step_count = entry.maxima(spec.attack_parameters)
+    norms = catalog.ATTACKS["square"].norms
+    if entry.access != "gradients" or step_count < _FEW_STEPS or spec.norm not in norms or math.isinf(judge.epsilon):
+        return None
+    few = samples.take(torch.tensor(watch.survivors[:_SUSPECT_COUNT], dtype=torch.int64))
+    square = Square(judge.epsilon, spec.norm, _SUSPICION_QUERY_COUNT, initial_share=0.3, seed=spec.seed)
+    return masked_gradients(square, few, handle, judge, spec.attack, device)
 
 
 def _reader(dataset: Dataset, indices: Tensor, device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -202,6 +202,8 @@ class Watch:
         self._pending: list[Checks] = []
         self._pending_count = 0
         self.canceled = False
+        self.survivors: list[int] = []
+        """Rows of the samples that the attack gave up on."""
 
     def admit(self, rows: Sequence[int]) -> None:
         """These samples are under attack from now on."""
@@ -268,6 +270,8 @@ class Watch:
             held_count = max(int(self._query_counts[row]), int(checks.held_counts[position]) * failed)
             query_count = int(checks.query_counts[position])
             verdict = Verdict.REJECTED if checks.rejected[position] else Verdict.SURVIVED
+            if not failed:
+                self.survivors.append(row)
             self._journal.add(
                 Outcome(
                     sample_index=int(self._samples.indices[row]),

@@ -8,11 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from attack_service.attacks.pgd import PGD
+from attack_service.attacks.square import Square
+from attack_service.clocks import DeviceClock
+from attack_service.driving import drive_lockstep
 from attack_service.errors import IntegrityViolated
 from attack_service.handles import Handle
-from attack_service.integrity import Verifier, answers_by_chance, vanishing_gradients
+from attack_service.integrity import Verifier, answers_by_chance, masked_gradients, vanishing_gradients
+from attack_service.jobs import MemoryLedger
 from attack_service.judging import Judge
+from attack_service.watching import Journal, Samples, Watch
 
+CPU = torch.device("cpu")
 ANY = Judge(math.inf, "inf")
 IMAGES = torch.rand(40, 1, 2, 3, generator=torch.Generator().manual_seed(0))
 
@@ -86,3 +93,34 @@ class Rounded(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return images.round()
+
+
+class Turned(nn.Module):
+    """Images as they are, but gradients that point the other way: a defence that misleads whoever follows them."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return 2 * images.detach() - images
+
+
+@pytest.mark.parametrize("turned", [True, False])
+def test_survivors_that_fall_without_gradients_show_that_these_mislead(linear_classifier, turned: bool) -> None:
+    """Of a linear model projected descent leaves nobody standing whom anything could fool within epsilon."""
+    linear = linear_classifier(torch.ones(6), bias=-3.0)
+    model = nn.Sequential(Turned(), linear) if turned else linear
+    labels = linear(IMAGES).argmax(dim=1)
+    samples = Samples(torch.arange(40), labels, labels, torch.zeros(40), lambda indices: IMAGES[indices])
+    journal = Journal(MemoryLedger(), total_count=40, recorded=(), seconds_per_query=0.0, check_maximum=10)
+    watch, handle, judge = Watch(samples, journal), Handle(model, 16), Judge(0.2, "inf")
+    drive_lockstep(PGD(0.2, 0.05, 10, "inf"), samples, handle, judge, watch, DeviceClock(CPU), CPU)
+    survivors = samples.take(torch.tensor(watch.survivors))
+    square = Square(0.2, "inf", 30, initial_share=0.3)
+    flag = masked_gradients(square, survivors, handle, judge, "pgd", CPU)
+    direction = (1 - 2 * labels).reshape(-1, 1, 1, 1)
+    holding = linear((IMAGES + 0.2 * direction).clamp(0, 1)).argmax(dim=1) == labels
+    if turned:
+        assert len(survivors) == 40
+        assert flag is not None
+        assert "sees no gradients" in flag
+    else:
+        assert len(survivors) == int(holding.sum())
+        assert flag is None
