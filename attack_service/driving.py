@@ -75,6 +75,7 @@ def drive_lockstep(
         )
         predictions, fooled, rejected, checked, finished, remaining, broken = facts.cpu().numpy()
         _require_numbers(broken[active])
+        finished = finished.astype(bool) | (remaining <= 1)
         seconds = clock.lap()
         spent += 1
         at = torch.from_numpy(active).to(device)
@@ -92,7 +93,7 @@ def drive_lockstep(
                 gradient_counts=gradient_counts[active],
                 held_counts=np.zeros(len(active), dtype=np.int64),
                 shares=np.ones(len(active), dtype=np.int64),
-                finished=finished[active].astype(bool),
+                finished=finished[active],
             ),
             seconds,
         )

@@ -22,6 +22,8 @@ Objective: TypeAlias = Callable[[Tensor, slice], Tensor]
 # Where a CPU's libraries were seen to agree with themselves: they treat the rest of a batch below four rows otherwise.
 _LANE = 4
 _NARROWEST = 8
+# torch's allocator, what it passes on from the C++ library, and oneDNN.
+_WORDS_OF_NO_MEMORY = ("can't allocate memory", "bad_alloc", "could not create a memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class Handle:
     def evaluate(self, inputs: Tensor, objective: Objective | None = None) -> Evaluation:
         """Ask about n rows, in as many passes as it takes; gradients only with an objective."""
         parts: list[Evaluation] = []
-        first = 0
+        first, told_width = 0, self.width
         while first < len(inputs):
             rows = slice(first, min(first + self.width, len(inputs)))
             count = rows.stop - rows.start
@@ -87,8 +89,11 @@ class Handle:
                 if not is_out_of_memory(error) or self.width == 1:
                     raise
                 self.width = (self.width + 1) // 2
-                self._on_narrower(self.width)
                 continue
+            # Told once, when it is known how far the width had to go down.
+            if self.width < told_width:
+                told_width = self.width
+                self._on_narrower(self.width)
             first = rows.stop
         if len(parts) == 1:
             return parts[0]
@@ -123,7 +128,9 @@ class Handle:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device, or the machine, had not enough memory; on a CPU torch says so in words only."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS_OF_NO_MEMORY)
 
 
 def _same_bits(narrow: Evaluation, full: Evaluation) -> bool:
