@@ -59,3 +59,19 @@ def test_a_frozen_model_is_the_same_function_without_batch_norms_or_gradients(na
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
     assert not frozen.training
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+@pytest.mark.parametrize(
+    ("stem", "channel_count", "image_size"), [("imagenet", 3, 224), ("imagenet", 1, 33), ("cifar", 4, 32)]
+)
+def test_every_depth_takes_any_channels_and_size_with_either_stem(
+    depth: int, stem: str, channel_count: int, image_size: int
+) -> None:
+    """On the device that computes shapes and nothing else."""
+    with torch.device("meta"):
+        model = build(Architecture(f"resnet{depth}", stem, channel_count, 5)).eval()
+        assert model(torch.rand(2, channel_count, image_size, image_size)).shape == (2, 5)
+    # A weighted layer is a convolution or the last, linear one; those of the shortcuts do not count.
+    layers = [name for name, one in model.named_modules() if isinstance(one, nn.Conv2d | nn.Linear)]
+    assert sum("downsample" not in name for name in layers) == depth
