@@ -1,0 +1,180 @@
+"""What is attacked, and with which settings.
+
+Settings are named alike for all libraries; `ours` are the parameters of our catalogue that say the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from throughput.ground import Ground, answers
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`epsilon`, in `norm`, is how far an adversarial image may be for a failure, by whomever it was found.
+
+    `full_floor` is the number of steps that every sample would take if none failed: the floor is one forward and one
+    input-gradient backward evaluation for each. 0 if there is no such number; then the floor is what the samples
+    needed of ours. With `steps_told` a library's step of failure is told from outside.
+
+    The samples are digits in the order of `ground.py`: `first` and `least_sure` choose which.
+    """
+
+    name: str
+    title: str
+    attack: str
+    norm: str
+    epsilon: float
+    sample_count: int
+    quick_count: int
+    settings: Mapping[str, float]
+    ours: Mapping[str, float]
+    full_floor: int = 0
+    steps_told: bool = False
+    least_sure: bool = False
+    surest: bool = False
+
+    def samples(self, ground: Ground, quick: bool) -> tuple[Tensor, Tensor]:
+        """Images and labels. `least_sure` and `surest`: by the margin between the true class and the next."""
+        count = self.quick_count if quick else self.sample_count
+        chosen = torch.arange(count)
+        if self.least_sure or self.surest:
+            logits = answers(ground.trained, ground.images)
+            true = logits.gather(1, ground.labels[:, None]).squeeze(1)
+            margins = true - logits.scatter(1, ground.labels[:, None], -torch.inf).amax(dim=1)
+            # Rounding alone could fool the model with the very first.
+            order = margins.argsort()[4:] if self.least_sure else margins.argsort(descending=True)
+            chosen = order[:count].sort().values
+        return ground.images[chosen], ground.labels[chosen]
+
+
+def _pgd(epsilon: float, step_size: float, steps: int) -> dict[str, Mapping[str, float]]:
+    return {
+        "settings": {"epsilon": epsilon, "step_size": step_size, "steps": steps},
+        "ours": {"epsilon": epsilon, "step_size": step_size, "max_iterations": steps},
+    }
+
+
+CASES: tuple[Case, ...] = (
+    Case(
+        "lockstep",
+        "PGD where no sample fails",
+        "pgd",
+        "inf",
+        0.005,
+        128,
+        64,
+        **_pgd(0.005, 0.00125, 40),
+        full_floor=40,
+        steps_told=True,
+        surest=True,
+    ),
+    Case(
+        "fixed",
+        "PGD, the fixed case",
+        "pgd",
+        "inf",
+        0.1,
+        512,
+        64,
+        **_pgd(0.1, 0.0055, 40),
+        full_floor=40,
+        steps_told=True,
+    ),
+    Case(
+        "few",
+        "PGD where 28 % fail",
+        "pgd",
+        "inf",
+        0.03,
+        256,
+        64,
+        **_pgd(0.03, 0.0075, 40),
+        full_floor=40,
+        steps_told=True,
+    ),
+    Case(
+        "deepfool",
+        "DeepFool",
+        "deepfool",
+        "2",
+        3.0,
+        96,
+        8,
+        settings={"steps": 50, "overshoot": 0.02},
+        ours={"epsilon": 3.0, "max_iterations": 50, "overshoot": 0.02},
+    ),
+    Case(
+        "cw",
+        "Carlini and Wagner, L2",
+        "cw",
+        "2",
+        3.0,
+        16,
+        2,
+        settings={"step_size": 0.01, "steps": 40, "searches": 4, "weight": 1.0, "fixed_weight": 1.0},
+        ours={"epsilon": 3.0},
+    ),
+    Case(
+        "apgd",
+        "APGD on the cross-entropy",
+        "apgd",
+        "inf",
+        0.05,
+        192,
+        32,
+        settings={"epsilon": 0.05, "steps": 40},
+        ours={"epsilon": 0.05, "max_iterations": 40},
+    ),
+    Case(
+        "square",
+        "Square",
+        "square",
+        "inf",
+        0.1,
+        128,
+        16,
+        settings={"epsilon": 0.1, "queries": 300},
+        ours={"epsilon": 0.1},
+    ),
+    Case(
+        "hopskipjump",
+        "HopSkipJump",
+        "hopskipjump",
+        "2",
+        2.5,
+        16,
+        2,
+        settings={"steps": 8, "estimates": 50},
+        ours={"epsilon": 2.5},
+    ),
+    Case(
+        "pixel",
+        "Pixel, 5 pixels by differential evolution",
+        "pixel",
+        "0",
+        5.0,
+        16,
+        4,
+        settings={"pixels": 5, "generations": 10},
+        ours={},
+        least_sure=True,
+    ),
+    Case(
+        "threshold",
+        "Threshold, 26 of 255 levels by differential evolution",
+        "threshold",
+        "inf",
+        26 / 255,
+        8,
+        1,
+        settings={"levels": 26, "generations": 4},
+        ours={},
+        least_sure=True,
+    ),
+)
