@@ -110,11 +110,19 @@ def run_shards(run_job, root: Path, shard_count: int, **fields: object):
     ]
 
 
-@pytest.mark.parametrize("parameters", [{}, {"random_start": 1.0}], ids=["pgd", "pgd from a random start"])
-def test_a_job_in_shards_finds_what_it_finds_whole(first_run, run_job, fates, parameters: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"attack_parameters": {"random_start": 1.0}},
+        {"defence": "gaussian-noise", "defence_parameters": {"deviation": 0.3}},
+    ],
+    ids=["pgd", "pgd from a random start", "a defence that draws"],
+)
+def test_a_job_in_shards_finds_what_it_finds_whole(first_run, run_job, fates, fields: dict[str, object]) -> None:
     root, _ = first_run
-    whole = run_job(root, attack_parameters=parameters)
-    runs = run_shards(run_job, root, 3, attack_parameters=parameters)
+    whole = run_job(root, **fields)
+    runs = run_shards(run_job, root, 3, **fields)
     assert [run.state for run in runs] == [State.SUCCEEDED] * 3
     outcomes = [outcome for run in runs for outcome in run.ledger.outcomes]
     assert [len(run.ledger.outcomes) for run in runs] == [14, 13, 13]
