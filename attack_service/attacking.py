@@ -100,6 +100,7 @@ def _attack(
         drive_lockstep(attacking, samples, handle, judge, watch, clock, device)
     else:
         drive_queries(attacking, samples, handle, judge, watch, clock, device)
+        flags.append(attacking.complaint())
     flags.append(verifier.finish())
     if not watch.canceled:
         flags.append(_masking(spec, samples, watch, handle, judge, device))

@@ -41,6 +41,9 @@ _MOST_PARAMETERS = 50
 # Attacks that ask the same questions in both engines, and those that the toolbox begins at a random point anyway.
 _ASK_AS_NATIVE = ("fgm", "pgd", "bim", "mim")
 _ALWAYS_RANDOM = ("apgd", "apgd-dlr")
+# What the toolbox's class for an attack does not know: norms, and parameters.
+_NORMS_IN_ART = {"deepfool": ("2",)}
+_UNKNOWN_IN_ART = {"pixel": ("population_size",), "threshold": ("population_size",)}
 PROGRAM = "program"
 """The name of the model where the user brings a program."""
 SUFFIXES = {"checkpoint": (".safetensors", ".pt", ".pth"), "program": (".pt2",)}
@@ -108,13 +111,9 @@ def resolve(spec: AttackSpec) -> AttackSpec:
     _check_shard_count(spec.shard_count, sample_count)
     attack_parameters = _attack_parameters(attack, norm, spec.attack_parameters)
     _check_pixel_count(attack_parameters, image_size)
-    if engine == "art" and attack.name in _ALWAYS_RANDOM:
-        if spec.attack_parameters.get("random_start") == 0:
-            raise InvalidSpecification(
-                "spec.attack_parameters.random_start",
-                f"{attack.name} of the toolbox always starts at a random point; give random_start=1, or use native",
-            )
-        attack_parameters["random_start"] = 1.0
+    if engine == "art":
+        norm = _one_of("norm", spec.norm, _NORMS_IN_ART.get(attack.name, attack.norms))
+        attack_parameters = _art_parameters(attack, attack_parameters, spec.attack_parameters)
     return replace(
         spec,
         model=model_name,
@@ -317,6 +316,26 @@ def _check_pixel_count(parameters: Mapping[str, float], image_size: int) -> None
             f"pixel_count is {pixel_count:g}, but an image of {image_size} x {image_size} has {image_size**2} pixels; "
             "give at most that",
         )
+
+
+def _art_parameters(attack: Attack, parameters: dict[str, float], given: Mapping[str, float]) -> dict[str, float]:
+    """What the toolbox's class for an attack takes of its parameters."""
+    unknown = _UNKNOWN_IN_ART.get(attack.name, ())
+    for name in unknown:
+        if name in given:
+            raise InvalidSpecification(
+                f"spec.attack_parameters.{name}",
+                f"{attack.name} of the toolbox chooses its own {name}; leave it out, or use native",
+            )
+    parameters = {name: value for name, value in parameters.items() if name not in unknown}
+    if attack.name in _ALWAYS_RANDOM:
+        if given.get("random_start") == 0:
+            raise InvalidSpecification(
+                "spec.attack_parameters.random_start",
+                f"{attack.name} of the toolbox always starts at a random point; give random_start=1, or use native",
+            )
+        parameters["random_start"] = 1.0
+    return parameters
 
 
 def _check_open(parameters: Mapping[str, float]) -> None:

@@ -119,7 +119,7 @@ OVERSHOOT = ParameterSchema(
 )
 SEARCH_ITERATIONS = replace(
     MAX_ITERATIONS,
-    description="The most steps of one search; it ends earlier when a tenth of them has brought nothing.",
+    description="The most steps of one search; it ends earlier when a tenth of them, and ten, have brought nothing.",
     default_value=40.0,
     paper_values=(),
 )
@@ -136,7 +136,7 @@ BINARY_SEARCH_STEPS = ParameterSchema(
 LEARNING_RATE = ParameterSchema(
     name="learning_rate",
     description="Adam's, in the space of the hyperbolic tangent whose images are those in [0, 1].",
-    default_value=0.03,
+    default_value=0.01,
     minimum=0.0,
     minimum_exclusive=True,
     maximum=100.0,
@@ -273,7 +273,7 @@ ATTACKS: dict[str, Attack] = {
             "(Moosavi-Dezfooli et al., arXiv 1511.04599). Every step is a check.",
             (EPSILON, DEEPFOOL_ITERATIONS, CANDIDATE_COUNT, OVERSHOOT),
             ("2", "inf"),
-            ("native",),
+            ENGINES,
             access="gradients",
             failure=NEAREST + "A sample that crosses the boundary further away survives, at that distance.",
             maxima=lambda parameters: (
@@ -287,7 +287,7 @@ ATTACKS: dict[str, Attack] = {
             "constant found by a binary search (arXiv 1608.04644). Every iterate is a check.",
             (EPSILON, BINARY_SEARCH_STEPS, SEARCH_ITERATIONS, LEARNING_RATE, INITIAL_CONSTANT, CONFIDENCE),
             ("2",),
-            ("native",),
+            ENGINES,
             access="gradients",
             failure=NEAREST + "A sample that is never fooled so near survives, at the least distance that was found.",
             maxima=lambda parameters: (
@@ -301,7 +301,7 @@ ATTACKS: dict[str, Attack] = {
             "(Andriushchenko et al., arXiv 1912.00049). Every query is a check.",
             (EPSILON, MAX_QUERIES, INITIAL_SHARE),
             ("inf", "2"),
-            ("native",),
+            ENGINES,
             access="logits",
             failure=FIXED_BUDGET,
             maxima=lambda parameters: (int(parameters["max_queries"]), 0),
@@ -312,7 +312,7 @@ ATTACKS: dict[str, Attack] = {
             "decisions alone (Chen et al., arXiv 1904.02144). Every query is a check.",
             (EPSILON, MAX_ITERATIONS, INITIAL_EVALUATIONS, MAX_EVALUATIONS, MAX_STARTS),
             ("inf", "2"),
-            ("native",),
+            ENGINES,
             access="decisions",
             failure=(
                 "The first image it asks about that lies within epsilon and that the model gives another class than "
@@ -327,7 +327,7 @@ ATTACKS: dict[str, Attack] = {
             "arXiv 1710.08864; Kotyan and Vargas, arXiv 1906.06026). Every query is a check.",
             (PIXEL_COUNT, POPULATION_SIZE, MAX_GENERATIONS),
             ("0",),
-            ("native",),
+            ENGINES,
             access="logits",
             failure=(
                 "The first image it asks about that the model gives another class than the true one; none has more "
@@ -341,7 +341,7 @@ ATTACKS: dict[str, Attack] = {
             "(Kotyan and Vargas, arXiv 1906.06026). Every query is a check.",
             (THRESHOLD, POPULATION_SIZE, MAX_GENERATIONS),
             ("inf",),
-            ("native",),
+            ENGINES,
             access="logits",
             failure=(
                 "The first image it asks about that the model gives another class than the true one; none has a value "

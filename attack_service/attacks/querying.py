@@ -58,3 +58,7 @@ class QueryAttack(ABC):
         Returns when it gives up; is closed as soon as the sample has failed. Randomness derives from the attack's seed
         and `sample_index` alone.
         """
+
+    def complaint(self) -> str | None:
+        """A sentence on what a reader of the outcomes should know of how they came about; None if there is nothing."""
+        return None

@@ -7,9 +7,9 @@ changes a sample's steps, and a failed sample costs nothing more.
 
 from __future__ import annotations
 
-import logging
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,16 +25,25 @@ from attack_service.attacks.art.subject import GivesUp, Subject
 from attack_service.attacks.querying import Answer, Interview, QueryAttack
 from attack_service.errors import InvalidSpecification
 
-_log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class ToolboxAttack(QueryAttack):
-    """An attack of the toolbox, against a model of so many classes."""
+    """An attack of the toolbox, against a model of so many classes.
+
+    `gave_up` counts the samples that it had to be stopped on, by reason.
+    """
 
     recipe: Recipe
     class_count: int
     seed: int
+    gave_up: Counter[str] = field(default_factory=Counter)
+
+    def complaint(self) -> str | None:
+        """A sentence if some samples survive because the toolbox failed."""
+        if not self.gave_up:
+            return None
+        counts = " and ".join(f"{count} times because {reason}" for reason, count in sorted(self.gave_up.items()))
+        return f"{self.recipe.class_name} of the toolbox gave up on samples, which survive by that: {counts}"
 
     def ask(self, image: Tensor, label: int, sample_index: int) -> Interview:
         subject = Subject(image, label, self.class_count)
@@ -55,7 +64,7 @@ class ToolboxAttack(QueryAttack):
             labels = np.eye(self.class_count, dtype=np.float32)[[subject.label]]
             result = attack.generate(images, labels) if self.recipe.takes_label else attack.generate(images)
         except GivesUp as reason:
-            _log.info("%s gives up on a sample: %s", self.recipe.class_name, reason)
+            self.gave_up[str(reason)] += 1
         except CannotBeWatched as error:
             raise InvalidSpecification(
                 "spec.attack",

@@ -38,14 +38,20 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class _Equivalent:
-    """The toolbox's class for one of our attacks: its names for our parameters, and what it needs besides."""
+    """The toolbox's class for one of our attacks: its names for our parameters, and what it needs besides.
+
+    `more` is by how much a number of the toolbox's is larger than ours.
+    """
 
     class_name: str
     names: Mapping[str, str]
     constants: Mapping[str, Any] = field(default_factory=dict)
+    more: Mapping[str, int] = field(default_factory=dict)
 
 
 _STEPS = {"epsilon": "eps", "step_size": "eps_step", "max_iterations": "max_iter"}
+# Differential evolution; the other kind takes its seed from the time.
+_EVOLUTION = {"es": 1}
 _APGD = {"epsilon": "eps", "max_iterations": "max_iter", "random_start": "nb_random_init"}
 
 _EQUIVALENTS = {
@@ -56,10 +62,43 @@ _EQUIVALENTS = {
     # Without a loss type it ascends that of the classifier: the doubt.
     "apgd": _Equivalent("AutoProjectedGradientDescent", _APGD),
     "apgd-dlr": _Equivalent("AutoProjectedGradientDescent", _APGD, {"loss_type": "difference_logits_ratio"}),
+    # It counts the predicted class among those that it looks at.
+    "deepfool": _Equivalent(
+        "DeepFool",
+        {"max_iterations": "max_iter", "candidate_count": "nb_grads", "overshoot": "epsilon"},
+        more={"nb_grads": 1},
+    ),
+    "cw": _Equivalent(
+        "CarliniL2Method",
+        {
+            "binary_search_steps": "binary_search_steps",
+            "max_iterations": "max_iter",
+            "learning_rate": "learning_rate",
+            "initial_constant": "initial_const",
+            "confidence": "confidence",
+        },
+    ),
+    # The stripes that it begins with are none of its iterations.
+    "square": _Equivalent(
+        "SquareAttack",
+        {"epsilon": "eps", "max_queries": "max_iter", "initial_share": "p_init"},
+        more={"max_iter": -1},
+    ),
+    "hopskipjump": _Equivalent(
+        "HopSkipJump",
+        {
+            "max_iterations": "max_iter",
+            "initial_evaluations": "init_eval",
+            "max_evaluations": "max_eval",
+            "max_starts": "init_size",
+        },
+    ),
+    "pixel": _Equivalent("PixelAttack", {"pixel_count": "th", "max_generations": "max_iter"}, _EVOLUTION),
+    "threshold": _Equivalent("ThresholdAttack", {"threshold": "th", "max_generations": "max_iter"}, _EVOLUTION),
 }
 
 # What is set from outside, or must not be: an attack is untargeted, and its norm and epsilon are the job's.
-_OWN = {"classifier", "estimator", "norm", "eps", "targeted", "verbose", "summary_writer", "batch_size"}
+_OWN = {"classifier", "estimator", "norm", "eps", "es", "targeted", "verbose", "summary_writer", "batch_size"}
 
 _PROBABILITIES = {"GeoDA", "SimBA", "VirtualAdversarialMethod", "PixelAttack", "ThresholdAttack"}
 _TARGETS = {"SaliencyMapMethod"}
@@ -97,17 +136,20 @@ def recipe_of(spec: AttackSpec) -> Recipe:
     given = dict(spec.attack_parameters)
     if known is not None:
         class_name = known.class_name
-        arguments = {known.names[name]: value for name, value in given.items()} | dict(known.constants)
+        named = {known.names[name]: value for name, value in given.items() if name in known.names}
+        arguments = {name: value + known.more.get(name, 0) for name, value in named.items()} | dict(known.constants)
     else:
         class_name = spec.attack.removeprefix(TOOLBOX_PREFIX)
         _require_runnable(class_name)
         epsilon = given.pop("epsilon")
         _require_parameters(class_name, given)
         arguments = given | ({"eps": epsilon} if "eps" in _parameters(class_name) else {})
+        arguments |= _EVOLUTION if "es" in _parameters(class_name) else {}
     parameters = _parameters(class_name)
     arguments = {name: _as_default(value, parameters[name].default) for name, value in arguments.items()}
-    fixed = {"norm": _ORDERS[spec.norm], "targeted": False, "verbose": False}
-    arguments |= {name: value for name, value in fixed.items() if name in parameters}
+    if "norm" in parameters:
+        arguments["norm"] = spec.norm if isinstance(parameters["norm"].default, str) else _ORDERS[spec.norm]
+    arguments |= {name: False for name in ("targeted", "verbose") if name in parameters}
     return Recipe(
         class_name,
         arguments,

@@ -59,7 +59,7 @@ class Subject:
         new = [row for row, logits in enumerate(told) if logits is None]
         self._circle = 0 if new else self._circle + 1
         if self._circle > _LONGEST_CIRCLE:
-            raise GivesUp("it goes round in circles")
+            raise GivesUp("it went round in circles")
         # The clean image is known, but not yet what the model says to it.
         clean = [row for row in new if self._memory.is_known(images[row])]
         others = [row for row in new if not self._memory.is_known(images[row])]
@@ -113,5 +113,5 @@ class Subject:
 
 def _inside(images: Array) -> Array:
     if np.isnan(images).any():
-        raise GivesUp("it asks about what is not a number")
+        raise GivesUp("it asked about what is not a number")
     return np.clip(images, 0.0, 1.0)
