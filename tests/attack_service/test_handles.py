@@ -125,7 +125,7 @@ def test_other_errors_and_a_single_row_that_is_too_much_are_raised(images: Tenso
     with pytest.raises(torch.OutOfMemoryError):
         Handle(Small(capacity=0), 8).evaluate(images)
     handle = Handle(Small(), 8)
-    with pytest.raises(RuntimeError, match="size of tensor|must match|expected|channels") as raised:
+    with pytest.raises(RuntimeError, match="expected input") as raised:
         handle.evaluate(torch.rand(2, 3, 12, 12))
     assert not is_out_of_memory(raised.value)
     assert handle.width == 8
