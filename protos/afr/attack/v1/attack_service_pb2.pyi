@@ -82,7 +82,9 @@ class AttackJob(_message.Message):
     failure_message: _builtins.str
     """Why the job failed, and what to do about it. Set only in `STATE_FAILED`."""
     attempt_count: _builtins.int
-    """The number of attempts made by workers. Above 1 after a worker was lost."""
+    """1, and one more for every shard that was begun again: after a worker was
+    lost, or was stopped and gave its shard back. 0 before any has begun.
+    """
     @_builtins.property
     def spec(self) -> Global___AttackSpec:
         """What to attack, and how; defaults are filled in."""
@@ -361,8 +363,10 @@ class AttackSpec(_message.Message):
     trained on; 0 if it is not known.
     """
     shard_count: _builtins.int
-    """Into how many shards the samples are divided. Each is run by one worker, and
-    as many run at once as there are workers.
+    """Into how many shards the samples are divided, at most 256. Each is run by one
+    worker, and as many run at once as there are workers. By default one for
+    every worker that lives when the job is created, of at least a batch of
+    samples. Outcomes do not depend on it.
     """
     @_builtins.property
     def attack_parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:

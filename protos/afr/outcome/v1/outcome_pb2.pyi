@@ -119,7 +119,9 @@ class OutcomeBatch(_message.Message):
     dataset_digest: _builtins.str
     """The SHA-256 of the attacked split, images and labels, in hexadecimal."""
     spec_digest: _builtins.str
-    """The SHA-256 of the job's specification, in hexadecimal."""
+    """The SHA-256 of the job's specification but for its number of shards, in
+    hexadecimal.
+    """
     seconds_per_query: _builtins.float
     """Mean device seconds of one forward evaluation of one sample during this job."""
     @_builtins.property
