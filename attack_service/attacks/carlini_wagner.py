@@ -15,9 +15,10 @@ from attack_service.attacks.losses import margin
 _EDGE = 1e-3
 # Adam (Kingma and Ba, arXiv 1412.6980) with its authors' decay rates.
 _FIRST_DECAY, _SECOND_DECAY, _SMALLEST = 0.9, 0.999, 1e-8
-# Of the paper's program: without a success the constant grows tenfold, and a search in which the objective has not
-# fallen by this share since a tenth of its iterations ago is over.
-_GROWTH, _STALLED, _ABORT_PARTS = 10.0, 0.9999, 10
+# Of the paper's program: without a success the constant grows tenfold, up to a largest; and a search is over if the
+# objective is not below this share of what it was a tenth of the iterations ago. That is a hundred of them there; in
+# fewer than ten Adam may swing back and forth once, and a search would be over in the middle of it.
+_GROWTH, _LARGEST_CONSTANT, _STALLED, _ABORT_PARTS, _SHORTEST_STALL = 10.0, 1e10, 0.9999, 10, 10
 
 
 @dataclass(slots=True)
@@ -109,21 +110,22 @@ class CarliniWagner(LockstepAttack):
         slopes = 2 * changes + (state.constants * (hinges > 0)).reshape(-1, 1, 1, 1) * gradients
         ended = over.nonzero().squeeze(1)
         last = ended[state.search_counts[ended] == self.search_count - 1]
-        found = state.nearest_distances[last].isfinite().reshape(-1, 1, 1, 1)
-        parting = torch.where(found, state.nearest[last], state.inputs[last])
         if len(ended):
+            found = state.nearest_distances[last].isfinite().reshape(-1, 1, 1, 1)
+            parting = torch.where(found, state.nearest[last], state.inputs[last])
             _begin_search(state, ended)
             slopes[ended] = state.constants[ended].reshape(-1, 1, 1, 1) * state.origin_gradients[ended]
             state.inputs[ended] = _images(state.points[ended])
         self._step(state, slopes)
-        state.inputs[last] = parting
-        state.remaining[last] = 1
+        if len(last):
+            state.inputs[last] = parting
+            state.remaining[last] = 1
         state.checked.fill_(True)
 
     def _over(self, state: CarliniWagnerState, objectives: Tensor) -> Tensor:
-        """Which rows' searches end with this iterate; every tenth of the iterations the objective must have fallen."""
+        """Which rows' searches end with this iterate: it is the last one, or the objective falls no more."""
         counts = state.iteration_counts
-        asked = (counts > 0) & (counts % max(1, self.iteration_count // _ABORT_PARTS) == 0)
+        asked = (counts > 0) & (counts % max(_SHORTEST_STALL, self.iteration_count // _ABORT_PARTS) == 0)
         stalled = asked & (objectives > _STALLED * state.earlier_objectives)
         state.earlier_objectives = torch.where(asked, objectives, state.earlier_objectives)
         return stalled | (counts >= self.iteration_count)
@@ -154,7 +156,9 @@ def _begin_search(state: CarliniWagnerState, rows: Tensor) -> None:
     lower = torch.where(succeeded, state.lower[rows], constants)
     upper = torch.where(succeeded, constants, state.upper[rows])
     state.lower[rows], state.upper[rows] = lower, upper
-    state.constants[rows] = torch.where(upper.isinf(), _GROWTH * constants, (lower + upper) / 2)
+    state.constants[rows] = torch.where(
+        upper.isinf(), (_GROWTH * constants).clamp(max=_LARGEST_CONSTANT), (lower + upper) / 2
+    )
     state.points[rows] = state.origins[rows]
     for begun in (state.first_moments, state.second_moments, state.iteration_counts, state.succeeded):
         begun[rows] = 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from attack_service import datasets
 from attack_service.attacks.lockstep import LockstepAttack
 from attack_service.attacks.querying import QueryAttack
 from attack_service.driving import drive_lockstep, drive_queries
@@ -18,6 +20,30 @@ from attack_service.outcomes import Outcome
 from attack_service.watching import Journal, Samples, Watch
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[nn.Module, Tensor, Tensor]:
+    """A small convolutional network trained on digits of 12 x 12, frozen, and forty that it classifies correctly."""
+    dataset = datasets.load("digits", image_size=12, data_root=Path())
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 12, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(12, 24, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(24 * 9, 10),
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for batch in torch.randint(len(dataset.train), (300, 64)):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(dataset.train.images(batch)), dataset.train.labels[batch]).backward()
+        optimizer.step()
+    model.eval().requires_grad_(False)
+    images, labels = dataset.test.images(torch.arange(80)), dataset.test.labels[:80]
+    correct = model(images).argmax(dim=1) == labels
+    return model, images[correct][:40], labels[correct][:40]
 
 
 @pytest.fixture(scope="session")
