@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -135,12 +135,12 @@ class _StraightThrough(torch.autograd.Function):
     """A transform that has no useful gradient, with that of the identity."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, images: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(ctx: Any, images: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
         return change(images)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient, None
 
 
@@ -189,7 +189,7 @@ class _Jpeg:
 class _Smoothing:
     """The median of a square window around every value (Xu, Evans and Qi, arXiv 1704.01155), borders mirrored.
 
-    Its gradient is its own: it goes to the value that is the median, and of equal ones to the same one every time.
+    Its gradient is its own: it goes to the value that is the median, the first in the window of equal ones.
     """
 
     def __init__(self, window: int) -> None:
@@ -197,10 +197,58 @@ class _Smoothing:
 
     def __call__(self, images: Tensor) -> Tensor:
         reach = self._window // 2
-        windows = _mirrored(_mirrored(images, reach, 2), reach, 3)
-        windows = windows.unfold(2, self._window, 1).unfold(3, self._window, 1).flatten(4)
-        # Not torch.median: on CUDA it chooses among equal values by chance, and the gradient with it.
-        return windows.sort(dim=4, stable=True).values[..., self._window**2 // 2]
+        mirrored = _mirrored(_mirrored(images, reach, 2), reach, 3)
+        medians: Tensor = _Median.apply(mirrored, self._window)  # type: ignore[no-untyped-call]
+        return medians
+
+
+class _Median(torch.autograd.Function):
+    """The median of every window of an image. Torch's own is slow, and on CUDA chooses among equal values by chance."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, window: int) -> Tensor:
+        planes = _shifted(images, window)
+        median = _middle(planes)
+        place = torch.zeros_like(median, dtype=torch.uint8)
+        for number in range(len(planes) - 1, -1, -1):
+            place = torch.where(planes[number] == median, number, place)
+        ctx.window, ctx.shape = window, images.shape
+        ctx.save_for_backward(place)
+        return median
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (place,) = ctx.saved_tensors
+        found = gradient.new_zeros(ctx.shape)
+        for number, plane in enumerate(_shifted(found, ctx.window)):
+            plane += gradient * (place == number)
+        return found, None
+
+
+def _shifted(images: Tensor, window: int) -> list[Tensor]:
+    """Views of an image, one for each place in a window: together they are the windows around its inner values."""
+    height, width = images.shape[2] - window + 1, images.shape[3] - window + 1
+    return [images[:, :, y : y + height, x : x + width] for y in range(window) for x in range(window)]
+
+
+def _middle(planes: list[Tensor]) -> Tensor:
+    """The median of an odd number of tensors, 9 or more, value by value.
+
+    Among half of them and two more, the median is neither the least nor the greatest: both go, and the next one comes.
+    """
+    half = len(planes) // 2 + 2
+    candidates, waiting = planes[:half], planes[half:]
+    while len(candidates) > 1:
+        for i in range(1, len(candidates)):
+            first, other = candidates[0], candidates[i]
+            candidates[0], candidates[i] = torch.minimum(first, other), torch.maximum(first, other)
+        for i in range(1, len(candidates) - 1):
+            last, other = candidates[-1], candidates[i]
+            candidates[-1], candidates[i] = torch.maximum(last, other), torch.minimum(last, other)
+        candidates = candidates[1:-1] + waiting[:1]
+        waiting = waiting[1:]
+    return candidates[0]
 
 
 def _mirrored(images: Tensor, reach: int, side: int) -> Tensor:

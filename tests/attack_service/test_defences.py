@@ -253,10 +253,19 @@ def test_smoothing_has_its_true_gradient() -> None:
     moved = doubt(target(images + step), labels) - doubt(target(images), labels)
     along = (gradient(target, images) * step).flatten(1).sum(dim=1)
     assert torch.allclose(moved, along, rtol=1e-4, atol=1e-12)
-    # Every output has one value that it comes from.
-    leaf = images.requires_grad_(True)
+
+
+@pytest.mark.parametrize("images", [some_images(3), torch.full((2, 1, 8, 8), 0.5)])
+def test_every_smoothed_value_comes_from_one_value_of_its_window(images: Tensor) -> None:
+    """Also where all are equal: then from the first of the window, so that the gradient moves up and to the left."""
+    leaf = images.clone().requires_grad_(True)
     (shares,) = torch.autograd.grad(defended("spatial-smoothing", Echo())(leaf).sum(), leaf)
     assert float(shares.sum()) == images.numel()
+    assert torch.equal(shares, shares.round())
+    if len(images.unique()) == 1:
+        # Mirrored windows of the first row and column begin at the second.
+        assert shares[0, 0, 7].tolist() == [0.0] * 8
+        assert shares[0, 0, 0].sum() == 8
 
 
 # The catalogue.
