@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attack_service.errors import InvalidSpecification
 
@@ -45,10 +45,3 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """By how much the logit of the true class exceeds the largest other one, (n, classes) -> (n)."""
     true = labels.unsqueeze(1)
     return logits.gather(1, true).squeeze(1) - logits.scatter(1, true, -torch.inf).amax(dim=1)
-
-
-class Doubt(nn.CrossEntropyLoss):
-    """The mean doubt of a batch, in the place of the cross-entropy that the toolbox asks for."""
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        return doubt(input, target).mean()

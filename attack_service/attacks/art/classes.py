@@ -40,18 +40,21 @@ class Recipe:
 class _Equivalent:
     """The toolbox's class for one of our attacks: its names for our parameters, and what it needs besides.
 
-    `more` is by how much a number of the toolbox's is larger than ours.
+    `more` is by how much a number of the toolbox's is larger than ours; `in_epsilons` are lengths in units of epsilon.
     """
 
     class_name: str
     names: Mapping[str, str]
     constants: Mapping[str, Any] = field(default_factory=dict)
     more: Mapping[str, int] = field(default_factory=dict)
+    in_epsilons: Mapping[str, float] = field(default_factory=dict)
 
 
 _STEPS = {"epsilon": "eps", "step_size": "eps_step", "max_iterations": "max_iter"}
 # Differential evolution; the other kind takes its seed from the time.
 _EVOLUTION = {"es": 1}
+# The paper's, and ours.
+_FIRST_STEP = {"eps_step": 2.0}
 _APGD = {"epsilon": "eps", "max_iterations": "max_iter", "random_start": "nb_random_init"}
 
 _EQUIVALENTS = {
@@ -60,8 +63,13 @@ _EQUIVALENTS = {
     "bim": _Equivalent("BasicIterativeMethod", _STEPS),
     "mim": _Equivalent("MomentumIterativeMethod", _STEPS | {"decay": "decay"}),
     # Without a loss type it ascends that of the classifier: the doubt.
-    "apgd": _Equivalent("AutoProjectedGradientDescent", _APGD),
-    "apgd-dlr": _Equivalent("AutoProjectedGradientDescent", _APGD, {"loss_type": "difference_logits_ratio"}),
+    "apgd": _Equivalent("AutoProjectedGradientDescent", _APGD, in_epsilons=_FIRST_STEP),
+    "apgd-dlr": _Equivalent(
+        "AutoProjectedGradientDescent",
+        _APGD,
+        {"loss_type": "difference_logits_ratio"},
+        in_epsilons=_FIRST_STEP,
+    ),
     # It counts the predicted class among those that it looks at.
     "deepfool": _Equivalent(
         "DeepFool",
@@ -138,6 +146,7 @@ def recipe_of(spec: AttackSpec) -> Recipe:
         class_name = known.class_name
         named = {known.names[name]: value for name, value in given.items() if name in known.names}
         arguments = {name: value + known.more.get(name, 0) for name, value in named.items()} | dict(known.constants)
+        arguments |= {name: length * given["epsilon"] for name, length in known.in_epsilons.items()}
     else:
         class_name = spec.attack.removeprefix(TOOLBOX_PREFIX)
         _require_runnable(class_name)
