@@ -78,13 +78,12 @@ def drive_lockstep(
         finished = finished.astype(bool) | (remaining <= 1)
         seconds = clock.lap()
         spent += 1
-        at = torch.from_numpy(active).to(device)
         gradient_counts = (spent - 1) * attack.gradient_count
         ended = watch.record(
             Checks(
                 rows=rows[active],
-                inputs=state.inputs if len(active) == len(slots) else state.inputs[at],
-                originals=state.originals if len(active) == len(slots) else state.originals[at],
+                inputs=_rows_of(state.inputs, active),
+                originals=_rows_of(state.originals, active),
                 predictions=predictions[active],
                 fooled=fooled[active].astype(bool),
                 rejected=rejected[active].astype(bool),
@@ -158,10 +157,12 @@ def _drive_queries(
     clock.restart()
     while True:
         # As many samples as fill a pass: those with few questions at a time share it with many others.
-        while waiting and sum(one.unanswered_count for one in live) < handle.width:
+        unanswered_count = sum(one.unanswered_count for one in live)
+        while waiting and unanswered_count < handle.width:
             rows = [waiting.popleft()]
             watch.admit(rows)
             live.append(_begin(attack, rows[0], _arrivals(samples, rows, device)))
+            unanswered_count += live[-1].unanswered_count
         if not live:
             return
         asked = _choose(live, handle.width)
@@ -261,7 +262,7 @@ class _Live:
 
     @property
     def unanswered_count(self) -> int:
-        return len(self.question.images) - self.answered_count
+        return self.question.images.shape[0] - self.answered_count
 
     def hear(self, evaluation: Evaluation, misclassified: Flags, rows: slice, answered_count: int) -> bool:
         """Take the answers in these rows; False if the attack has heard enough and gives up."""
@@ -291,6 +292,10 @@ def _joined(answers: list[Answer]) -> Answer:
 def _arrivals(samples: Samples, rows: list[int], device: torch.device) -> Arrivals:
     indices = samples.indices[rows]
     return Arrivals(samples.images(indices).to(device), samples.labels[rows].to(device), indices.tolist())
+
+
+def _rows_of(images: Tensor, rows: Counts) -> Tensor:
+    return images if len(rows) == len(images) else images[torch.from_numpy(rows).to(images.device)]
 
 
 def _objective(attack: LockstepAttack, state: State, logits: Tensor, rows: slice) -> Tensor:

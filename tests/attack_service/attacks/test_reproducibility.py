@@ -35,6 +35,8 @@ SMALL = {
     "candidate_count": 3,
     "random_start": 1,
 }
+# A step of HopSkipJump asks some fifty questions.
+SMALLER = {"hopskipjump": {"max_iterations": 2}}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,8 @@ def correct(trained) -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def specified(name: str, norm: str = "") -> AttackSpec:
-    parameters = {schema.name: float(SMALL[schema.name]) for schema in ATTACKS[name].parameters if schema.name in SMALL}
+    small = SMALL | SMALLER.get(name, {})
+    parameters = {schema.name: float(small[schema.name]) for schema in ATTACKS[name].parameters if schema.name in small}
     spec = AttackSpec(model="resnet18", dataset="digits", attack=name, attack_parameters=parameters, norm=norm, seed=5)
     return catalog.resolve(spec)
 
@@ -67,10 +70,11 @@ def test_a_samples_outcome_is_the_same_bits_in_any_order_shard_or_attempt(
 ) -> None:
     """All but the seconds: verdict, checks, counts, prediction, and the distances to the last digit."""
     model, images, labels = correct
-    count = 9
-    images, labels = images[:count], labels[:count]
     spec = specified(name)
     attack: LockstepAttack | QueryAttack = build(spec, 10)
+    # More samples than slots; one that asks about many images at once shares its passes anyway.
+    count = 14 if isinstance(attack, LockstepAttack) else 8
+    images, labels = images[:count], labels[:count]
     epsilon = spec.attack_parameters.get("epsilon", math.inf)
 
     def run(*orders: list[int]) -> list[Outcome]:
@@ -86,7 +90,7 @@ def test_a_samples_outcome_is_the_same_bits_in_any_order_shard_or_attempt(
     assert run(list(range(5)), list(range(5, count))) == whole
 
 
-@pytest.mark.parametrize(("name", "norm"), [("fgm", "inf"), ("pgd", "inf"), ("pgd", "2")])
+@pytest.mark.parametrize(("name", "norm"), [("fgm", "inf"), ("pgd", "2")])
 def test_slots_of_another_width_change_hardly_a_sample(
     correct: tuple[nn.Module, Tensor, Tensor], attacked: Callable[..., list[Outcome]], name: str, norm: str
 ) -> None:
