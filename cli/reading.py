@@ -161,7 +161,10 @@ def key_figures(report: Report) -> list[Figure]:
         ),
         Figure(
             "training cost per sample",
-            tuple(_amount(clock.training_cost_per_sample, clock.clock) for clock in clocks),
+            tuple(
+                _amount(clock.training_cost_per_sample, clock.clock) if clock.training_cost_per_sample else NOTHING
+                for clock in clocks
+            ),
             "All epochs of training, over the number of training samples.",
         ),
     ]  # fmt: skip

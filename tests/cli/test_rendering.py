@@ -125,3 +125,15 @@ def test_prose_keeps_to_the_width(any_report: Report) -> None:
 def test_an_empty_report_is_printed_all_the_same() -> None:
     """An older or a newer server may leave out anything."""
     assert render(Report(), width=110).startswith("UNDECIDED")
+
+
+def test_a_training_cost_that_is_not_known_is_no_number(reports: Reports) -> None:
+    report = reports["good"]()
+    for clock in report.clock_reports:
+        clock.training_cost_per_sample = 0
+        clock.ClearField("cost_normalized_failure_rate")
+    report.costs.training_duration.Clear()
+    report.costs.ClearField("training_cost_usd")
+    text = render(report, width=110)
+    assert "training cost per sample" not in text
+    assert any(line.split()[-2:] == ["not", "known"] for line in text.splitlines() if line.startswith("training"))
