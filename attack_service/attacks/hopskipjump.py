@@ -61,15 +61,19 @@ class HopSkipJump(QueryAttack):
         if self.norm == "inf":
             current = yield from self._approach(image, current, "inf")
         key = sample_keys(self.seed, [sample_index], "hopskipjump points", image.device)
-        draw = 0
+        draw, radius = 0, _FIRST_RADIUS
         for iteration in range(1, self.iteration_count + 1):
-            distance = float(lengths((current - image).reshape(1, -1), self.norm))
-            radius = _FIRST_RADIUS if iteration == 1 else _PRECISION * distance
+            distance = self._distance(image, current)
             count = min(int(self.initial_evaluation_count * math.sqrt(iteration)), self.evaluation_limit)
             direction = yield from self._estimate(current, radius, count, key, draw)
             draw += count
             current = yield from self._step(current, direction, distance / math.sqrt(iteration))
+            # By the distance before the search, so that the points lie on both sides of where the search ends.
+            radius = _PRECISION * self._distance(image, current)
             current = yield from self._approach(image, current, self.norm)
+
+    def _distance(self, image: Tensor, other: Tensor) -> float:
+        return float(lengths((other - image).reshape(1, -1), self.norm))
 
     def _approach(self, image: Tensor, far: Tensor, norm: str) -> Search:
         """The point closest to the image, on the way to it from a point of another class, that has another class.

@@ -30,13 +30,15 @@ class Pixel(EvolutionAttack):
         columns = (pixels[:, :, 1] * width).long().clamp_(max=width - 1)
         values = (pixels[:, :, 2:] * LEVELS).round_().div_(LEVELS)
         places = rows * width + columns
-        # Which pixel is the last at each place. To write them one over another would leave the order to the device.
+        # Only the last pixel at a place is written, the others into the void: the order of writing is the device's.
         numbers = torch.arange(self.pixel_count, device=genes.device).expand(n, -1)
         last = torch.full((n, height * width), -1, device=genes.device)
         last.scatter_reduce_(1, places, numbers, "amax")
-        chosen = values.gather(1, last.clamp(min=0)[:, :, None].expand(-1, -1, channels))
-        flat = torch.where(last[:, :, None] >= 0, chosen, image.reshape(channels, -1).T)
-        return flat.transpose(1, 2).reshape(n, channels, height, width)
+        places = torch.where(last.gather(1, places) == numbers, places, height * width)
+        images = torch.empty(n, channels, height * width + 1, device=genes.device)
+        images[:, :, :-1] = image.reshape(channels, -1)
+        images.scatter_(2, places[:, None].expand(-1, channels, -1), values.transpose(1, 2))
+        return images[:, :, :-1].reshape(n, channels, height, width)
 
     def repair(self, genes: Tensor, random: Tensor) -> Tensor:
         """Values stop at black and white; a place beyond the image's edge becomes any other place."""

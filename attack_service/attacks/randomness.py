@@ -7,8 +7,8 @@ the sample's key and a counter, in integer arithmetic that every device does ali
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -28,16 +28,23 @@ def uniform(keys: Tensor, counter: int | Tensor, size: int) -> Tensor:
 
 
 def normal(keys: Tensor, counter: int | Tensor, size: int) -> Tensor:
-    """(n, size) standard normal numbers, float32, by Box and Muller; both numbers of a pair come from the same bits."""
-    words = _words(keys, counter, (size + 1) // 2)
-    radius = _shift(words, 40).float().add_(1).mul_(2.0**-24).log_().mul_(-2).sqrt_()
-    angle = _shift(words, 16).bitwise_and_(2**24 - 1).float().mul_(2 * math.pi * 2.0**-24)
-    return torch.cat([radius * angle.cos(), radius * angle.sin_()], dim=1)[:, :size]
+    """(n, size) standard normal numbers, float32: one of 2^16 quantiles each, so at most 4.3 from zero."""
+    words = _words(keys, counter, (size + 3) // 4)
+    # Four numbers a word, by table: black-box attacks draw as many as they ask pixels.
+    places = words.view(torch.int16)[:, :size].to(torch.int32)
+    numbers: Tensor = _quantiles(keys.device)[places.add_(2**15)]
+    return numbers
+
+
+@lru_cache(maxsize=16)
+def _quantiles(device: torch.device) -> Tensor:
+    shares = (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16
+    return torch.special.ndtri(shares).float().to(device)
 
 
 def mix(values: Tensor) -> Tensor:
     """splitmix64's finalizer, a bijection of 64-bit integers, element by element."""
-    # In place after the first line: black-box attacks draw as many numbers as they ask pixels.
+    # In place after the first line, which is twice as fast.
     values = values + _signed(0x9E3779B97F4A7C15)
     values.bitwise_xor_(_shift(values, 30)).mul_(_signed(0xBF58476D1CE4E5B9))
     values.bitwise_xor_(_shift(values, 27)).mul_(_signed(0x94D049BB133111EB))
