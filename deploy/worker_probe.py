@@ -14,7 +14,7 @@ import sys
 
 import redis
 
-from attack_service.adapters.job_store import WORKERS, worker_key
+from attack_service.adapters.keys import WORKERS, worker_key
 from attack_service.settings import WorkSettings, read
 
 TIMEOUT_SECONDS = 2.0
