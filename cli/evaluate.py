@@ -49,7 +49,11 @@ _SUCCEEDED, _FAILED, _CANCELED = 3, 4, 5
     help="Where datasets are read from and downloaded to; made if need be.",
 )
 @click.option(
-    "--attack", required=True, metavar="NAME", help="The attack, for example pgd; `afrctl attacks` lists them."
+    "--attack",
+    required=True,
+    metavar="NAME",
+    help="The attack, for example pgd; `afrctl attacks` lists them. art:CLASS is any other evasion attack of the "
+    "toolbox, for example art:SignOPTAttack.",
 )
 @click.option("--engine", default="", metavar="native|art", help="What runs the attack.  [default: native]")
 @click.option(
