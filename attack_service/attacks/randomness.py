@@ -32,14 +32,14 @@ def normal(keys: Tensor, counter: int | Tensor, size: int) -> Tensor:
     words = _words(keys, counter, (size + 3) // 4)
     # Four numbers a word, by table: black-box attacks draw as many as they ask pixels.
     places = words.view(torch.int16)[:, :size].to(torch.int32)
-    numbers: Tensor = _quantiles(keys.device)[places.add_(2**15)]
-    return numbers
+    return _quantiles(keys.device)[places.add_(2**15)]
 
 
 @lru_cache(maxsize=16)
 def _quantiles(device: torch.device) -> Tensor:
     shares = (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16
-    return torch.special.ndtri(shares).float().to(device)
+    quantiles: Tensor = torch.special.ndtri(shares)
+    return quantiles.float().to(device)
 
 
 def mix(values: Tensor) -> Tensor:
