@@ -234,6 +234,7 @@ def _drive_queries(
         others = [one for one in live if id(one) not in turned]
         if watch.canceled:
             _abandon(others, watch)
+            watch.finish()
             return
         for (one, _), over in zip(asked, ended, strict=True):
             if over:

@@ -232,6 +232,11 @@ class Watch:
             self._journal.record(self._in_flight)
         return ended
 
+    def finish(self) -> None:
+        """Nobody is under attack any more, whatever was said of those who were: write down what is known."""
+        self._active[:] = False
+        self._write_down()
+
     def _settle(self, checks: Checks, held: Counts) -> None:
         """Samples that have held at a check: their failure lies beyond what they have cost until now."""
         rows = checks.rows[held]

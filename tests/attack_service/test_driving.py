@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from attack_service.attacks.lockstep import LockstepAttack
 from attack_service.attacks.pgd import PGD
-from attack_service.driving import drive_lockstep
+from attack_service.attacks.querying import Interview, QueryAttack, Question
+from attack_service.driving import drive_lockstep, drive_queries
 from attack_service.errors import IntegrityViolated
 from attack_service.handles import Handle
 from attack_service.jobs import MemoryLedger
@@ -153,3 +154,28 @@ def test_canceling_keeps_every_sample_that_was_checked_as_a_survivor(ticking_clo
         (1, Verdict.SURVIVED, 3),
         (2, Verdict.SURVIVED, 1),
     ]
+
+
+def test_canceling_loses_no_failure_though_others_were_never_asked(ticking_clock) -> None:
+    """Questions of another kind wait for another pass; the job is canceled before that."""
+
+    class Asking(QueryAttack):
+        def ask(self, image: Tensor, label: int, sample_index: int) -> Interview:
+            fooling = torch.zeros_like(image)[None]
+            if sample_index:
+                yield Question(fooling, lambda logits: logits[:, 0], 1)
+            else:
+                yield Question(fooling)
+
+    class Canceling(MemoryLedger):
+        def cancel_requested(self) -> bool:
+            return True
+
+    ledger, images, labels = Canceling(), torch.ones(2, 1, 1, 2), torch.ones(2, dtype=torch.int64)
+    samples = Samples(torch.arange(2), labels, labels, torch.zeros(2), lambda indices: images[indices])
+    journal = Journal(ledger, total_count=2, recorded=(), seconds_per_query=1.0, check_maximum=1)
+    drive_queries(
+        Asking(), samples, Handle(Margins(), 4), Judge(1.0, "inf"), Watch(samples, journal), ticking_clock(), CPU
+    )
+    journal.record(now=True)
+    assert [(outcome.sample_index, outcome.verdict) for outcome in ledger.outcomes] == [(0, Verdict.FAILED)]
