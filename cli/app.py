@@ -16,6 +16,7 @@ import click
 from cli.catalogs import attacks, datasets, defences, models
 from cli.errors import Interrupted, Problem
 from cli.evaluate import evaluate
+from cli.fit import fit
 from cli.interrupts import interrupts
 from cli.jobs import jobs
 from cli.reports import report
@@ -47,7 +48,7 @@ def app() -> None:
     """
 
 
-for _command in (evaluate, train, report, jobs, models, attacks, defences, datasets, up, down, status):
+for _command in (evaluate, train, report, fit, jobs, models, attacks, defences, datasets, up, down, status):
     app.add_command(_command)
 
 

@@ -12,6 +12,7 @@ from cli.stack import ATTACK_SERVER, SURVIVAL_SERVER, WORKER, Plan, Stack, can_r
 from cli.standing import running_stack
 
 _WORKER_SECONDS = 60.0
+_SURVIVAL_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,3 +133,18 @@ def existing_survival_address(survival_address: str) -> str:
     if running := running_stack(WORKER):
         return running.survival_address
     raise Problem("there is no survival server: give --survival-address, or start a stack that stays with `afrctl up`")
+
+
+@contextlib.contextmanager
+def fitting_address(survival_address: str) -> Iterator[str]:
+    """The address of a survival server that fits what it is sent; one is started if there is none.
+
+    What it fits is not an attack server's, so none is needed.
+    """
+    if survival_address:
+        yield survival_address
+    elif running := running_stack(ATTACK_SERVER, WORKER, "Redis"):
+        yield running.survival_address
+    else:
+        with embedded(Plan(parts=(SURVIVAL_SERVER,)), announce=lambda line: None) as stack:
+            yield stack.wait_for(SURVIVAL_SERVER, seconds=_SURVIVAL_SECONDS)

@@ -27,7 +27,7 @@ ALL = list(commands(app))
 def test_the_commands_are_those_of_the_documentation() -> None:
     assert {" ".join(path) for path in ALL} == {
         "evaluate", "report", "jobs", "jobs list", "jobs show", "jobs follow", "jobs cancel",
-        "models", "attacks", "defences", "datasets", "up", "down", "status", "train",
+        "models", "attacks", "defences", "datasets", "up", "down", "status", "train", "fit",
     }  # fmt: skip
 
 

@@ -1,0 +1,182 @@
+"""`afrctl fit`: accelerated failure models of times to failure of any origin."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.options import level, survival_address
+from cli.reports import DISTRIBUTION_NAMES
+
+if TYPE_CHECKING:
+    from afr.survival.v1.survival_service_pb2 import Coefficient, Estimate, Fit, FitOutcomesResponse
+
+
+@click.command()
+@click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
+@click.option(
+    "--distribution",
+    "distributions",
+    type=click.Choice(DISTRIBUTION_NAMES),
+    multiple=True,
+    help="A distribution to fit; may be given several times.  [default: all]",
+)
+@click.option("--ignore", "ignored", metavar="COLUMN", multiple=True,
+              help="A column that is no covariate; may be given several times.")  # fmt: skip
+@click.option("--confidence-level", type=level, metavar="SHARE", help="The level of the intervals.  [default: 0.95]")
+@click.option("--format", "output_format", type=click.Choice(["table", "json"]), default="table", show_default=True,
+              help="How to print the fits.")  # fmt: skip
+@survival_address
+def fit(
+    path: Path, distributions: tuple[str, ...], ignored: tuple[str, ...], confidence_level: float | None,
+    output_format: str, survival_address: str,
+) -> None:  # fmt: skip
+    """Fit times to failure from a CSV or Parquet file.
+
+    Each row of FILE failed between its duration_lower and its duration_upper: equal bounds are an exact time, a lower
+    bound of 0 is left-censored, an empty or infinite upper bound right-censored. A column weight says how many times a
+    row counts, a column cluster which rows belong together (for clustered standard errors). Every other numeric
+    column is a covariate. Coefficients and scale are those of log T = x'beta + sigma epsilon, as R's survreg prints
+    them; time may have any unit. Without --survival-address, and without a stack of `afrctl up`, a survival server is
+    started for this command.
+
+    \b
+    Example:
+      afrctl fit times.csv
+      afrctl fit times.csv --distribution weibull --distribution log-normal --format json
+      afrctl fit lifetimes.parquet --ignore batch --confidence-level 0.9
+    """
+    from afr.survival.v1.survival_service_pb2 import Distribution, FitOutcomesRequest, ReportOptions
+
+    from cli.connecting import survival_server
+    from cli.data_files import open_data
+    from cli.locating import fitting_address
+    from cli.observation_files import LOWER, UPPER, covariate_names, observation_batches
+    from cli.submitting import submit
+
+    file = open_data(path)
+    for column in (LOWER, UPPER):
+        file.position(column)
+    covariates, left_out = covariate_names(file, ignored)
+    if left_out:
+        columns = f"column{'s' if len(left_out) > 1 else ''} {', '.join(left_out)}"
+        click.echo(f"note: {columns} left out: no cell is a number", err=True)
+    # All of it before anything starts: a bad cell in the last line is told at once, and nothing was fitted in vain.
+    batches = list(observation_batches(file, covariates))
+    options = ReportOptions(confidence_level=confidence_level or 0.0)
+    options.distributions.extend(
+        Distribution.Value(f"DISTRIBUTION_{name.upper().replace('-', '_')}")
+        for name in dict.fromkeys(distributions or DISTRIBUTION_NAMES)
+    )
+    requests = [FitOutcomesRequest(options=options), *(FitOutcomesRequest(observation_batch=part) for part in batches)]
+    with fitting_address(survival_address) as address, survival_server(address) as server:
+        fitted = submit(server, server.stub.FitOutcomes, requests)
+    click.echo(fits_json(fitted) if output_format == "json" else fits_text(fitted), nl=output_format != "json")
+
+
+def fits_json(fitted: FitOutcomesResponse) -> str:
+    """The fits as JSON; numbers that the data do not carry are null, infinite ones the text `Infinity`."""
+    content = {
+        "observation_count": fitted.observation_count,
+        "failure_count": fitted.failure_count,
+        "fits": [_fit_object(one) for one in fitted.fits],
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def fits_text(fitted: FitOutcomesResponse) -> str:
+    """The fits as tables, best AIC first, and why the others have no numbers."""
+    from cli.quantities import count, distribution_word, interval
+    from cli.tables import table
+
+    rows, failures = count(fitted.observation_count), count(fitted.failure_count)
+    numbers = [one for one in fitted.fits if one.status == 1]
+    blocks = [f"{rows} observations, {failures} failures"]
+    if numbers:
+        columns = ("distribution", "AIC", "BIC", "log L", "scale σ", "median", "concordance")
+        criteria = [
+            (
+                distribution_word(one.distribution), f"{one.aic:.2f}", f"{one.bic:.2f}", f"{one.log_likelihood:.2f}",
+                f"{one.scale:.6g}", interval(one.median), _concordance(one),
+            )
+            for one in numbers
+        ]  # fmt: skip
+        blocks.append(table(columns, criteria, right=(1, 2, 3, 4, 6)))
+    for one in numbers:
+        header = (f"{distribution_word(one.distribution)}, log time", "estimate", "standard error", "time ratio")
+        effects = [
+            (c.covariate, f"{c.estimate:.6g}", f"{c.standard_error:.6g}", _time_ratio(c)) for c in one.coefficients
+        ]
+        blocks.append(table(header, effects, right=(1, 2)))
+    reasons = [f"{distribution_word(one.distribution)}: {_reason(one)}" for one in fitted.fits if _reason(one)]
+    dropped = dict.fromkeys(f"left out: {sentence}" for one in fitted.fits for sentence in one.dropped_covariates)
+    if reasons or dropped:
+        blocks.append("\n".join([*reasons, *dropped]))
+    return "\n\n".join(blocks)
+
+
+def _concordance(one: Fit) -> str:
+    return f"{one.concordance:.3f}" if one.HasField("concordance") else "–"
+
+
+def _time_ratio(coefficient: Coefficient) -> str:
+    """By what one unit of a covariate multiplies time; nothing for the intercept, which multiplies nothing."""
+    from cli.quantities import interval
+
+    return "" if coefficient.covariate == "intercept" else interval(coefficient.time_ratio)
+
+
+def _reason(one: Fit) -> str:
+    """What to know of a fit beside its numbers, or why it has none."""
+    return "" if one.status_message == "the fit can be used" else one.status_message
+
+
+def _fit_object(one: Fit) -> dict[str, Any]:
+    from afr.survival.v1.survival_service_pb2 import Distribution
+    from afr.survival.v1.survival_service_pb2 import Fit as FitMessage
+
+    usable = one.status == FitMessage.STATUS_OK
+
+    def known(value: float) -> float | None:
+        return value if usable else None
+
+    return {
+        "distribution": _word(Distribution.Name(one.distribution), "DISTRIBUTION_"),
+        "status": _word(FitMessage.Status.Name(one.status), "STATUS_"),
+        "status_message": one.status_message,
+        "log_likelihood": known(one.log_likelihood),
+        "aic": known(one.aic),
+        "bic": known(one.bic),
+        "parameter_count": one.parameter_count,
+        "scale": known(one.scale),
+        "log_scale_standard_error": known(one.log_scale_standard_error),
+        "coefficients": [
+            {
+                "covariate": c.covariate,
+                "estimate": c.estimate,
+                "standard_error": c.standard_error,
+                "time_ratio": _estimate_object(c.time_ratio),
+            }
+            for c in one.coefficients
+        ],
+        "median": _estimate_object(one.median),
+        "concordance": one.concordance if one.HasField("concordance") else None,
+        "iteration_count": one.iteration_count,
+        "dropped_covariates": list(one.dropped_covariates),
+    }
+
+
+def _estimate_object(estimate: Estimate) -> dict[str, float | str | None] | None:
+    if not estimate.HasField("value"):
+        return None
+    ends = {
+        name: (getattr(estimate, name) if estimate.HasField(name) else None) for name in ("value", "lower", "upper")
+    }
+    return {name: "Infinity" if end == float("inf") else end for name, end in ends.items()}
+
+
+def _word(name: str, prefix: str) -> str:
+    return name.removeprefix(prefix).lower().replace("_", "-")
