@@ -102,7 +102,11 @@ def load(name: str, *, image_size: int, data_root: Path) -> Dataset:
     """Read a dataset. Raises `DatasetUnavailable`, saying which file to put where."""
     kind, _, path = name.partition(":")
     if kind == "imagefolder":
-        return _image_folder(Path(path).expanduser().absolute(), image_size)
+        try:
+            root = Path(path).expanduser().absolute()
+        except RuntimeError as error:
+            raise DatasetUnavailable(f"cannot find {path}: {_sentence(error)}; pass imagefolder:PATH") from error
+        return _image_folder(root, image_size)
     if kind == "digits":
         return _digits(image_size)
     class_count = 100 if kind == "cifar100" else 10

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from attack_service.errors import CheckpointInvalid
-from attack_service.weight_files import UserFile
+from attack_service.weight_files import UserFile, inflates
 
 _GRAPH = "models/model.json"
 _SAMPLES = "data/sample_inputs/model.pt"
@@ -154,8 +154,7 @@ def _rewritten(file: UserFile) -> io.BytesIO:
 
 def _entries(archive: zipfile.ZipFile, file: UserFile) -> dict[str, bytes]:
     """The entries by their path below the archive's one folder."""
-    total = sum(entry.file_size for entry in archive.infolist())
-    if total > 2 * len(file.content) + 65536:
+    if inflates(file.content):
         raise _invalid(file, "is compressed, which torch.export.save does not do")
     entries = {}
     for entry in archive.infolist():
@@ -165,6 +164,8 @@ def _entries(archive: zipfile.ZipFile, file: UserFile) -> dict[str, bytes]:
 
 def _samples(entries: dict[str, bytes], file: UserFile) -> bytes:
     """The sample inputs, read as tensors and written anew: torch would fall back to unpickling."""
+    if inflates(entries[_SAMPLES]):
+        raise _invalid(file, "has compressed sample inputs, which torch.export.save does not write")
     try:
         loaded = torch.load(io.BytesIO(entries[_SAMPLES]), map_location="cpu", weights_only=True)
     except KeyError:

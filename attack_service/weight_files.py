@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import pickle
+import stat
 import textwrap
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,10 +40,15 @@ class UserFile:
 
 def read(path: str) -> UserFile:
     """Read a file. Raises `CheckpointInvalid` if the worker cannot."""
-    where = Path(path).expanduser()
+    where = Path(path)
     try:
-        return UserFile(where, where.read_bytes())
-    except (OSError, ValueError) as error:
+        where = where.expanduser()
+        # Without waiting: a pipe that nobody writes to would hold the worker for ever.
+        with open(os.open(where, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError("it is no regular file")
+            return UserFile(where, file.read())
+    except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointInvalid(
             f"cannot read {where} ({reason}); the path is one on the worker's machine, so put the file there"
@@ -57,6 +65,8 @@ def state_dict(file: UserFile) -> dict[str, Tensor]:
             return load_safetensors(file.content)
         except (SafetensorError, ValueError, KeyError) as error:
             raise CheckpointInvalid(f"{file.path} is no safetensors file ({_sentence(error)}); save it anew") from error
+    if inflates(file.content):
+        raise CheckpointInvalid(f"{file.path} is compressed, which torch.save does not do; save the weights anew")
     try:
         loaded = torch.load(io.BytesIO(file.content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -73,6 +83,16 @@ def state_dict(file: UserFile) -> dict[str, Tensor]:
     return _unwrapped(loaded, file.path)
 
 
+def inflates(content: bytes) -> bool:
+    """Whether an archive claims to hold far more than it has bytes: torch stores, and would unpack a bomb."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return sum(entry.file_size for entry in archive.infolist()) > 2 * len(content) + 65536
+    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError):
+        # Whatever it is, torch's reader says so.
+        return False
+
+
 def _unwrapped(loaded: object, path: Path) -> dict[str, Tensor]:
     for name in _CONTAINERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
@@ -85,6 +105,10 @@ def _unwrapped(loaded: object, path: Path) -> dict[str, Tensor]:
             raise CheckpointInvalid(
                 f"{path} holds {str(name)[:80]!r}, which is no tensor; save the weights alone, with "
                 "torch.save(model.state_dict(), …)"
+            )
+        if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_nested:
+            raise CheckpointInvalid(
+                f"{path} holds {name[:80]!r}, which is sparse, quantized, nested or without values; save plain tensors"
             )
     for prefix in _WRAPPERS:
         if all(name.startswith(prefix) for name in loaded):

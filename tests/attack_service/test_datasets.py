@@ -313,6 +313,7 @@ def test_unusable_folders_say_what_is_wrong(tmp_path: Path) -> None:
         return str(caught.value)
 
     assert "is not a folder" in refusal(tmp_path / "nowhere")
+    assert "cannot find ~nobody-of-this-name/images" in refusal(Path("~nobody-of-this-name/images"))
     one = tmp_path / "one"
     write_images(one / "only", 3)
     assert "has 1 class folders; a classifier needs at least two" in refusal(one)

@@ -190,6 +190,17 @@ def test_an_archive_that_would_unpack_to_more_than_it_is_is_refused(archive: Pat
         load_program(read(str(path)), CPU)
 
 
+def test_sample_inputs_that_would_unpack_to_more_than_they_are_are_refused(archive: Path, tmp_path: Path) -> None:
+    def compress(entries: dict[str, bytes]) -> None:
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as written:
+            written.writestr("model/data/0", b" " * 10_000_000)
+        entries[SAMPLES] = packed.getvalue()
+
+    with pytest.raises(CheckpointInvalid, match="has compressed sample inputs"):
+        load_program(read(str(changed(archive, tmp_path / "bomb.pt2", compress))), CPU)
+
+
 class TwoInputs(nn.Module):
     def forward(self, one: Tensor, other: Tensor) -> Tensor:
         return one + other

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +81,43 @@ def test_what_is_no_state_dict_is_refused(tmp_path: Path, held: Any) -> None:
         state_dict(read(str(tmp_path / "weights.pt")))
 
 
-@pytest.mark.parametrize("path", ["nowhere/weights.pt", "."])
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", ["sparse", "meta", "nested", "quantized"])
+def test_a_tensor_without_plain_values_is_refused(tmp_path: Path, kind: str) -> None:
+    """Torch's reader makes them without complaint, and nearly every operation on them fails."""
+    tensor = {
+        "sparse": lambda: torch.ones(2, 2).to_sparse(),
+        "meta": lambda: torch.ones(2, 2, device="meta"),
+        "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+        "quantized": lambda: torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8),
+    }[kind]()
+    torch.save({"layer.weight": tensor}, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointInvalid, match=r"holds 'layer\.weight', which is sparse.*save plain tensors"):
+        state_dict(read(str(tmp_path / "weights.pt")))
+
+
+def test_a_small_file_that_would_unpack_to_much_is_refused(tmp_path: Path) -> None:
+    torch.save({"layer.weight": torch.zeros(2_000_000)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for entry in plain.infolist():
+            bomb.writestr(entry.filename, plain.read(entry))
+    # Torch itself would unpack it.
+    assert torch.load(tmp_path / "bomb.pt", weights_only=True)["layer.weight"].numel() == 2_000_000
+    with pytest.raises(CheckpointInvalid, match="is compressed"):
+        state_dict(read(str(tmp_path / "bomb.pt")))
+    assert state_dict(read(str(tmp_path / "plain.pt"))).keys() == {"layer.weight"}
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "weights.pt")
+    with pytest.raises(CheckpointInvalid, match="it is no regular file"):
+        read(str(tmp_path / "weights.pt"))
+
+
+@pytest.mark.parametrize("path", ["nowhere/weights.pt", ".", "~nobody-of-this-name/weights.pt"])
 def test_a_file_that_the_worker_cannot_read_says_whose_path_it_is(tmp_path: Path, path: str) -> None:
     with pytest.raises(CheckpointInvalid, match="the path is one on the worker's machine"):
-        read(str(tmp_path / path))
+        read(path if path.startswith("~") else str(tmp_path / path))
