@@ -21,7 +21,6 @@ from scipy.special import (
     gammaln,
     hyp1f1,
     hyp2f1,
-    log_expit,
     log_ndtr,
     logit,
     ndtr,
@@ -60,7 +59,13 @@ class Distribution(Enum):
 
 
 class Family(ABC):
-    """A standard, log-concave distribution of epsilon, and what follows for T = exp(mu + sigma epsilon)."""
+    """A standard, log-concave distribution of epsilon, and what follows for T = exp(mu + sigma epsilon).
+
+    `mean` and `deviation` are those of epsilon.
+    """
+
+    mean: float = 0.0
+    deviation: float = 1.0
 
     @abstractmethod
     def exact(self, z: FloatArray) -> Terms:
@@ -102,6 +107,9 @@ class Family(ABC):
 class SmallestExtremeValue(Family):
     """P(epsilon > z) = exp(-exp(z)): T is Weibull with shape 1/sigma, exponential at sigma = 1."""
 
+    mean = -float(np.euler_gamma)
+    deviation = math.pi / math.sqrt(6)
+
     def exact(self, z: FloatArray) -> Terms:
         hazard = np.exp(z)
         return z - hazard, 1.0 - hazard, -hazard
@@ -127,19 +135,39 @@ class SmallestExtremeValue(Family):
         return value, ratio, bend
 
     def interval(self, middle: FloatArray, half: FloatArray) -> IntervalTerms:
-        # exp(-e^a) - exp(-e^b) = exp(-e^a) (1 - exp(-e^l)) with l = m + log(2 sinh h): nothing cancels.
-        value, down, down2 = self.right(middle - half)
-        log_width = half + np.log(-np.expm1(-2 * half))
-        gain, up, up2 = self.left(middle + log_width)
-        coth = 1 / np.tanh(half)
-        bend = 1 / np.sinh(np.minimum(half, 350.0)) ** 2
+        # exp(-e^a) - exp(-e^b) = exp(-e^a) (1 - exp(-d)), d = e^b - e^a = e^a (e^2h - 1): nothing cancels.
+        hazard = np.exp(middle - half)
+        grown = np.expm1(2 * half)
+        width = hazard * grown
+        if half.size and half.max() > 300.0:  # then the first factor may vanish where the second is infinite
+            width = np.where(half > 1.0, np.exp(middle + half) - hazard, width)
+        gain = -np.expm1(-width)
+        value = np.log(gain)
+        # d log(1 - exp(-d)) / d log d, and once more; by its series where 1 - ratio - d would cancel.
+        ratio = width * (1.0 - gain) / gain
+        capped = np.minimum(width, 700.0)
+        bend = ratio * (1.0 - ratio - capped)
+        small = np.flatnonzero(width < 0.05)
+        if small.size:
+            c, few = width[small], middle[small]
+            tiny = c < 1e-300  # the quotient is 1 to every digit, and its parts may have underflown
+            ratio[small] = np.where(tiny, 1.0, ratio[small])
+            bend[small] = -ratio[small] * c * (1 / 2 + c * (1 / 12 - c * c * (1 / 720 - c * c / 30240)))
+            thin = small[tiny]
+            value[thin] = few[tiny] - half[thin] + np.log(grown[thin])
+        beyond = width > 700.0
+        if beyond.any():
+            ratio[beyond] = bend[beyond] = 0.0
+        # d log d / dh = coth h, of which the derivative is -1 / sinh^2 h.
+        rest = 2.0 / grown
+        coth, inverse = 1.0 + rest, rest * (2.0 + rest)
         return (
-            value + gain,
-            down + up,
-            up * coth - down,
-            down2 + up2,
-            up2 * coth - down2,
-            down2 + up2 * coth * coth - up * bend,
+            value - hazard,
+            ratio - hazard,
+            ratio * coth + hazard,
+            bend - hazard,
+            bend * coth + hazard,
+            bend * coth * coth - ratio * inverse - hazard,
         )
 
     def survival(self, z: FloatArray) -> FloatArray:
@@ -256,17 +284,20 @@ class Normal(Family):
 class Logistic(Family):
     """Standard logistic: T is log-logistic with shape 1/sigma."""
 
+    deviation = math.pi / math.sqrt(3)
+
     def exact(self, z: FloatArray) -> Terms:
-        below = expit(z)
-        return log_expit(z) + log_expit(-z), 1 - 2 * below, -2 * below * expit(-z)
+        small, total, size = _logistic_parts(z)
+        return -size - 2 * np.log(total), np.copysign((small - 1) / total, -z), -2 * small / (total * total)
 
     def right(self, z: FloatArray) -> Terms:
-        below = expit(z)
-        return log_expit(-z), -below, -below * expit(-z)
+        small, total, _ = _logistic_parts(z)
+        below = np.where(z > 0, 1.0, small) / total
+        return np.minimum(-z, 0.0) - np.log1p(small), -below, -small / (total * total)
 
     def left(self, z: FloatArray) -> Terms:
-        above = expit(-z)
-        return log_expit(z), above, -above * expit(z)
+        value, slope, bend = self.right(-z)
+        return value, -slope, bend
 
     def interval(self, middle: FloatArray, half: FloatArray) -> IntervalTerms:
         # F(b) - F(a) = F(b) S(a) (1 - exp(-2h)), exactly.
@@ -301,6 +332,13 @@ class Logistic(Family):
         if sigma < 0.9:
             return _exp(mu + self.log_mean(sigma)) * float(betainc(sigma, 1 - sigma, expit(log_u)))
         return horizon * float(hyp2f1(1.0, sigma, 1.0 + sigma, -math.exp(min(log_u, 700.0))))
+
+
+def _logistic_parts(z: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """exp(-|z|), 1 + exp(-|z|) and |z|: both tails of the logistic distribution from one exponential."""
+    size = np.abs(z)
+    small = np.exp(-size)
+    return small, 1.0 + small, size
 
 
 def _hazard_excess(hazard: FloatArray, z: FloatArray) -> FloatArray:

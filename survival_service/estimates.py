@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,7 @@ NO_ESTIMATE = Estimate()
 NO_CURVE = Curve()
 
 
+@lru_cache(maxsize=64)
 def normal_quantile(level: float) -> float:
     """The half-width, in standard errors, of a two-sided interval of this level: 1.96 for 0.95."""
     return float(ndtri(0.5 + level / 2))

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg.lapack import dpotrf, dpotri
 
 from survival_service.covariates import independent_columns
+from survival_service.design import Design
 from survival_service.distributions import Distribution
 from survival_service.estimates import DEFAULT_LEVEL, NO_CURVE, NO_ESTIMATE, Curve, Estimate, log_interval
 from survival_service.likelihood import Likelihood, Maximum, maximise
@@ -89,8 +90,37 @@ class Fit:
     covariance: FloatArray | None = field(default=None, compare=False, repr=False)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """Observations laid out once for every distribution that is fitted to them. Made by `prepared`.
+
+    `observations` have the covariates that can be told apart only, `dropped` a sentence for each other one. `design`
+    is None where nothing failed.
+    """
+
+    observations: Observations
+    dropped: tuple[str, ...]
+    design: Design | None
+    observation_count: float
+    failure_count: float
+
+
+def prepared(observations: Observations) -> Prepared:
+    """Lay observations out for fits. Constant and collinear covariates are dropped and named."""
+    n, failures = observations.observation_count, observations.failure_count
+    dropped = observations.dropped
+    design = Design.of(observations) if failures else None
+    if observations.names and (design is None or not design.clearly_independent):
+        kept, aliased = independent_columns(observations.covariates, observations.names, observations.weight)
+        dropped += aliased
+        if len(kept) < len(observations.names):
+            observations = observations.with_columns(kept)
+            design = Design.of(observations) if failures else None
+    return Prepared(observations, dropped, design, n, failures)
+
+
 def fit(
-    observations: Observations,
+    observations: Observations | Prepared,
     distribution: Distribution,
     *,
     clock: Clock | None = None,
@@ -102,36 +132,54 @@ def fit(
     Constant and collinear covariates are dropped and named. With clusters the covariance is the clustered sandwich
     (Huber 1967, with G/(G-1)), otherwise the inverse information; where the clusters are too few for either to be
     trusted, the status message says so. `start`, an earlier fit with the same covariates, saves iterations and changes
-    nothing else.
+    nothing else. The curve and the concordance, which cost more than the fit, are left to `described`.
     """
-    kept, aliased = independent_columns(observations.covariates, observations.names, observations.weight)
-    names = tuple(observations.names[j] for j in kept)
-    data = observations if len(kept) == len(observations.names) else observations.with_columns(kept)
+    rows = observations if isinstance(observations, Prepared) else prepared(observations)
+    data = rows.observations
     blank = Fit(
         distribution=distribution,
         clock=clock,
         status=Status.OK,
         status_message=USABLE,
-        observation_count=round(data.observation_count),
-        failure_count=round(data.failure_count),
-        parameter_count=1 + len(names) + (not distribution.scale_fixed),
-        dropped_covariates=observations.dropped + aliased,
+        observation_count=round(rows.observation_count),
+        failure_count=round(rows.failure_count),
+        parameter_count=1 + len(data.names) + (not distribution.scale_fixed),
+        dropped_covariates=rows.dropped,
     )
-    status, message = _status(data, distribution, blank.parameter_count)
-    if status is not Status.OK:
+    status, message = _status(rows, distribution, blank.parameter_count)
+    if status is not Status.OK or rows.design is None:
         return replace(blank, status=status, status_message=message)
 
-    likelihood = Likelihood(data, distribution.family, scale_fixed=distribution.scale_fixed)
-    maximum = maximise(likelihood, _starting_point(likelihood, names, start))
-    blank = replace(blank, iteration_count=maximum.iteration_count)
+    likelihood = Likelihood(rows.design, distribution.family, scale_fixed=distribution.scale_fixed)
+    maximum = maximise(likelihood, _starting_point(likelihood, data.names, start))
     covariance = _standard_covariance(maximum.information)
-    trouble = _trouble(maximum, covariance, names, distribution)
+    trouble = _trouble(maximum, covariance, data.names, distribution)
     if trouble or covariance is None:
-        return replace(blank, status=Status.NOT_CONVERGED, status_message=trouble)
+        return replace(
+            blank, iteration_count=maximum.iteration_count, status=Status.NOT_CONVERGED, status_message=trouble
+        )
+    caveat = ""
     if data.cluster is not None:
         covariance, caveat = _clustered(likelihood, maximum, covariance, data.cluster)
-        blank = replace(blank, status_message=USABLE + caveat)
-    return _filled(blank, likelihood, maximum, covariance, data, level)
+    return _filled(blank, likelihood, maximum, covariance, rows, level, caveat)
+
+
+def described(found: Fit, observations: Observations | Prepared, *, level: float = DEFAULT_LEVEL) -> Fit:
+    """A fit of these observations with its survival curve and, if it has covariates, its concordance."""
+    if found.status is not Status.OK or found.covariance is None:
+        return found
+    rows = observations if isinstance(observations, Prepared) else prepared(observations)
+    data = rows.observations
+    ranking = None
+    if data.names:
+        beta = np.array([c.estimate for c in found.coefficients])
+        time = np.where(data.failed, data.upper, data.lower)
+        ranking = concordance(time, data.failed, data.covariates @ beta[1:], data.weight)
+    return replace(
+        found,
+        curve=_law(found, rows).curve(found.restriction_time, level),
+        concordance=ranking,
+    )
 
 
 def ranked(fits: tuple[Fit, ...]) -> tuple[Fit, ...]:
@@ -139,10 +187,10 @@ def ranked(fits: tuple[Fit, ...]) -> tuple[Fit, ...]:
     return tuple(sorted(fits, key=lambda f: (f.status is not Status.OK, f.aic)))
 
 
-def _status(data: Observations, distribution: Distribution, parameter_count: int) -> tuple[Status, str]:
+def _status(rows: Prepared, distribution: Distribution, parameter_count: int) -> tuple[Status, str]:
     """What the data can carry, before anything is fitted."""
-    failures = data.failure_count
-    if data.observation_count == 0:
+    data, failures = rows.observations, rows.failure_count
+    if rows.observation_count == 0:
         return Status.NO_SAMPLE, (
             "no sample was at risk: the model misclassified every one before the attack; train it longer"
         )
@@ -185,21 +233,23 @@ def _checked_once(data: Observations) -> bool:
         return int(data.check.max()) <= 1
     if (data.lower == data.upper).any():
         return False
-    ends = np.concatenate([data.lower, data.upper])
-    return np.unique(ends[np.isfinite(ends) & (ends > 0)]).size <= 1
+    ends = [data.lower[data.lower > 0], data.upper[data.failed]]
+    return bool(max(end.max(initial=0.0) for end in ends) <= min(end.min(initial=math.inf) for end in ends))
 
 
 def _one_interval(data: Observations) -> bool:
     """Whether one moment could hold every failure: then the likelihood has its supremum at sigma = 0."""
     failed = data.failed
-    if data.check is not None and np.unique(data.check[failed]).size == 1:
-        return True
+    if data.check is not None:
+        check = data.check[failed]
+        if check.min() == check.max():
+            return True
     lower, upper = data.lower[failed], data.upper[failed]
-    if (lower == lower[0]).all() and (upper == upper[0]).all():
+    least, greatest, earliest = lower.min(), lower.max(), upper.min()
+    if least == greatest and earliest == upper.max():
         return True
     # Every failure can sit at one moment, and nothing outlives it.
-    censored = data.lower[~failed]
-    return bool(lower.max() < upper.min() and (censored.size == 0 or censored.max() < upper.min()))
+    return bool(greatest < earliest and data.lower[~failed].max(initial=0.0) < earliest)
 
 
 def _starting_point(likelihood: Likelihood, names: tuple[str, ...], start: Fit | None) -> FloatArray | None:
@@ -214,11 +264,12 @@ def _standard_covariance(information: FloatArray) -> FloatArray | None:
     size = np.sqrt(np.abs(np.diag(information)))
     if not (np.isfinite(information).all() and (size > 0).all()):
         return None
-    try:
-        factor = cho_factor(information / np.outer(size, size))
-    except LinAlgError:
+    sizes = np.outer(size, size)
+    factor, failure = dpotrf(information / sizes)
+    if failure:
         return None
-    inverse: FloatArray = cho_solve(factor, np.eye(size.size)) / np.outer(size, size)
+    upper, _ = dpotri(factor)  # its lower triangle is zero
+    inverse: FloatArray = (upper + upper.T - np.diag(np.diag(upper))) / sizes
     return inverse
 
 
@@ -261,9 +312,9 @@ def _clustered(
             f"clustered errors of {likelihood.parameter_count} parameters ({needed} are needed): its intervals take "
             "the rows as independent and may be much too narrow; attack more samples"
         )
-    scores = np.zeros((groups.size, likelihood.parameter_count))
-    np.add.at(scores, index.ravel(), likelihood.row_scores(maximum.parameters))
-    sandwich = bread @ (scores.T @ scores) @ bread * (groups.size / (groups.size - 1))
+    of_rows = likelihood.row_scores(maximum.parameters)
+    scores = np.array([np.bincount(index.ravel(), column, groups.size) for column in of_rows.T])
+    sandwich = bread @ (scores @ scores.T) @ bread * (groups.size / (groups.size - 1))
     if groups.size < FEW_CLUSTERS:
         return sandwich, (
             f", but its intervals rest on {groups.size} clusters, and those from fewer than {FEW_CLUSTERS} tend to be "
@@ -273,40 +324,57 @@ def _clustered(
 
 
 def _filled(
-    blank: Fit, likelihood: Likelihood, maximum: Maximum, standard: FloatArray, data: Observations, level: float
+    blank: Fit,
+    likelihood: Likelihood,
+    maximum: Maximum,
+    standard: FloatArray,
+    rows: Prepared,
+    level: float,
+    caveat: str,
 ) -> Fit:
     """The fit with its numbers, on the scale of the data."""
     beta, sigma, jacobian = likelihood.natural(maximum.parameters)
     covariance = jacobian @ standard @ jacobian.T
-    errors = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    errors = np.sqrt(np.maximum(np.diag(covariance), 0.0)).tolist()
+    data = rows.observations
     coefficients = tuple(
-        Coefficient(name, float(b), float(e), log_interval(float(b), float(e), level))
-        for name, b, e in zip((INTERCEPT, *data.names), beta, errors, strict=False)
+        Coefficient(name, b, e, log_interval(b, e, level))
+        for name, b, e in zip((INTERCEPT, *data.names), beta.tolist(), errors, strict=False)
     )
-    size, k = beta.size, blank.parameter_count
-    at_means = np.append(1.0, likelihood.column_mean)
-    project = np.zeros((2, k))
-    project[0, :size] = at_means
-    if k > size:
-        project[1, size] = 1.0
-    bounds = np.concatenate([data.lower, data.upper])
-    horizon = float(bounds[np.isfinite(bounds)].max())
-    law = FittedTime(blank.distribution.family, float(at_means @ beta), sigma, project @ covariance @ project.T)
-    time = np.where(data.failed, data.upper, data.lower)
-    return replace(
+    k = blank.parameter_count
+    horizon = max(float(data.lower.max()), float(data.upper.max(where=data.failed, initial=0.0)))
+    filled = replace(
         blank,
+        status_message=USABLE + caveat,
+        iteration_count=maximum.iteration_count,
         log_likelihood=maximum.log_likelihood,
         aic=2 * k - 2 * maximum.log_likelihood,
-        bic=k * math.log(data.observation_count) - 2 * maximum.log_likelihood,
+        bic=k * math.log(rows.observation_count) - 2 * maximum.log_likelihood,
         scale=sigma,
-        log_scale_standard_error=float(errors[size]) if k > size else 0.0,
+        log_scale_standard_error=errors[beta.size] if k > beta.size else 0.0,
         coefficients=coefficients,
-        median=law.median(level),
-        restricted_mean=law.restricted_mean(horizon, level),
         restriction_time=horizon,
-        expected=law.expected(level),
-        extrapolated_share=law.extrapolated_share(horizon),
-        curve=law.curve(horizon, level),
-        concordance=concordance(time, data.failed, data.covariates @ beta[1:], data.weight) if data.names else None,
         covariance=covariance,
     )
+    law = _law(filled, rows)
+    return replace(
+        filled,
+        median=law.median(level),
+        restricted_mean=law.restricted_mean(horizon, level),
+        expected=law.expected(level),
+        extrapolated_share=law.extrapolated_share(horizon),
+    )
+
+
+def _law(found: Fit, rows: Prepared) -> FittedTime:
+    """The fitted law of times at the means of the covariates."""
+    if found.covariance is None or rows.design is None:
+        raise ValueError("only a fit with numbers has a law of times")
+    at_means = np.append(1.0, rows.design.column_mean)
+    size = at_means.size
+    project = np.zeros((2, found.parameter_count))
+    project[0, :size] = at_means
+    if found.parameter_count > size:
+        project[1, size] = 1.0
+    mu = float(at_means @ np.array([c.estimate for c in found.coefficients]))
+    return FittedTime(found.distribution.family, mu, found.scale, project @ found.covariance @ project.T)

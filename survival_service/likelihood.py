@@ -1,9 +1,8 @@
 """The log-likelihood of an accelerated failure model, and its maximum.
 
 With gamma = 1/sigma and delta = beta/sigma, z = gamma log t - x'delta is linear in the parameters, and every row's
-log-likelihood is concave in them (Burridge 1981): Newton's method with backtracking has one maximum to find. Times are
-centred and scaled on the log scale, columns standardised, so that neither the unit of time nor that of a covariate
-matters; the results are mapped back.
+log-likelihood is concave in them (Burridge 1981): Newton's method with backtracking has one maximum to find. The
+results are mapped back from the standard scales of `Design`.
 """
 
 from __future__ import annotations
@@ -11,15 +10,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg.lapack import dposv
 
+from survival_service.design import Design, Kind
 from survival_service.distributions import Family
-from survival_service.observations import FloatArray, Observations
+from survival_service.observations import FloatArray, IntArray, Observations
 
 # The expected gain of the last step, in nats: its square, more or less, is what is left after it.
 _TOLERANCE = 1e-10
+# A step that promises less than this, in nats a sample, moves the parameters by its root, 1e-9, in units in which they
+# are of order one: value and curvature need no looking at again.
+_NEGLIGIBLE = 1e-18
 _ITERATION_LIMIT = 60
 _HALVING_LIMIT = 40
+# A search in more rows than this begins where one in a sample of that many ended: with n rows the sample's maximum is
+# within some root of n / _SAMPLE standard errors, from where two or three steps over all rows are enough.
+_MANY_ROWS = 30_000
+_SAMPLE = 6_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,134 +46,137 @@ class Likelihood:
     With `scale_fixed` (sigma = 1) gamma is no parameter. Raises nothing: the rows were checked by `Observations`.
     """
 
-    def __init__(self, observations: Observations, family: Family, *, scale_fixed: bool = False) -> None:
-        lower, upper = observations.lower, observations.upper
-        # A row censored at 0 says nothing.
-        used = np.flatnonzero((lower > 0) | np.isfinite(upper))
-        lower, upper = lower[used], upper[used]
-        kind = np.select([lower == upper, np.isinf(upper), lower == 0], [0, 1, 2], default=3)
-        order = np.argsort(kind, kind="stable")
-        self.rows = used[order]
-        lower, upper, kind = lower[order], upper[order], kind[order]
-        bounds = np.searchsorted(kind, [0, 1, 2, 3, 4])
-        self._exact, self._right, self._left, self._interval = (slice(*bounds[k : k + 2]) for k in range(4))
-        self._family = family
-        self._weight = observations.weight[self.rows]
-
-        time = np.log(np.where(kind == 2, upper, np.where(kind == 3, 1.0, lower)))
-        between = self._interval
-        # log1p keeps the width of an interval of one bit, which a difference of logarithms loses.
-        half = 0.5 * np.log1p((upper[between] - lower[between]) / lower[between])
-        time[between] = np.log(lower[between]) + half
-        total = self._weight.sum()
-        self.time_mean = float(self._weight @ time / total)
-        spread = float(np.sqrt(self._weight @ (time - self.time_mean) ** 2 / total))
-        self.time_scale = spread if spread > 1e-12 * (1.0 + abs(self.time_mean)) else 1.0
-        self._time = (time - self.time_mean) / self.time_scale
-        self._half = half / self.time_scale
-
-        x = observations.covariates[self.rows]
-        self.column_mean = self._weight @ x / total
-        x = x - self.column_mean
-        column_scale = np.sqrt(self._weight @ (x * x) / total)
-        self.column_scale = np.where(column_scale > 0, column_scale, 1.0)
-        self._x = np.column_stack([np.ones(time.size), x / self.column_scale])
-
-        self._exact_weight = float(self._weight[self._exact].sum())
-        # What the change from standardised log time back to time adds, whatever the parameters.
-        self._constant = -float(self._weight[self._exact] @ time[self._exact])
-        self._constant -= self._exact_weight * float(np.log(self.time_scale))
+    def __init__(self, rows: Observations | Design, family: Family, *, scale_fixed: bool = False) -> None:
+        self.design = rows if isinstance(rows, Design) else Design.of(rows)
+        self.family = family
         self.scale_fixed = scale_fixed
+        self._blocks = tuple(self.design.blocks())
+        width = max((block.stop - block.start for _, block in self._blocks), default=0)
+        self._scratch = np.empty((self.design.terms.shape[0], width))
 
     @property
     def parameter_count(self) -> int:
         """Intercept, covariates and, unless fixed, the scale."""
-        return int(self._x.shape[1]) + (not self.scale_fixed)
+        return int(self.design.terms.shape[0]) - self.scale_fixed
 
     @property
     def observation_count(self) -> float:
         """Samples that say something: those censored at 0 do not."""
-        return float(self._weight.sum())
+        return self.design.total_weight
+
+    @property
+    def rows(self) -> IntArray:
+        """The positions of the observations that say something, in the order of `row_scores`."""
+        return self.design.rows
+
+    @property
+    def time_scale(self) -> float:
+        """One standardised log time in units of log time."""
+        return self.design.time_scale
+
+    @property
+    def column_mean(self) -> FloatArray:
+        """The means of the covariates."""
+        return self.design.column_mean
 
     def start(self) -> FloatArray:
-        """Parameters to start from: least squares on the middles of the rows."""
-        weighted = self._weight[:, None] * self._x
-        coefficients = np.linalg.lstsq(weighted.T @ self._x, weighted.T @ self._time, rcond=1e-10)[0]
-        residuals = self._time - self._x @ coefficients
-        spread = np.sqrt(self._weight @ residuals**2 / self._weight.sum())
-        gamma = self.time_scale if self.scale_fixed else 1.0 / max(spread, 1e-3)
-        return np.append(coefficients * gamma, gamma)
+        """Parameters to start from: least squares on the middles of the rows, with the moments of the family."""
+        coefficients, spread = self.design.least_squares()
+        gamma = self.design.time_scale if self.scale_fixed else self.family.deviation / max(spread, 1e-3)
+        delta = coefficients * gamma
+        delta[0] -= self.family.mean
+        return np.append(delta, gamma)
 
     def standardised(self, coefficients: FloatArray, scale: float) -> FloatArray:
         """The parameters of a model given by (beta, sigma) on the scale of the data."""
-        slopes = coefficients[1:] * self.column_scale
-        intercept = coefficients[0] + coefficients[1:] @ self.column_mean - self.time_mean
-        return np.append(np.append(intercept, slopes) / scale, self.time_scale / scale)
+        of = self.design
+        slopes = coefficients[1:] * of.column_scale
+        intercept = coefficients[0] + coefficients[1:] @ of.column_mean - of.time_mean
+        return np.append(np.append(intercept, slopes) / scale, of.time_scale / scale)
 
     def natural(self, parameters: FloatArray) -> tuple[FloatArray, float, FloatArray]:
         """(beta, sigma) on the scale of the data, and the Jacobian of (beta, log sigma) in the parameters."""
-        gamma = parameters[-1]
-        sigma = self.time_scale / gamma
-        size = self._x.shape[1]
+        of, gamma = self.design, parameters[-1]
+        sigma = of.time_scale / gamma
+        size = parameters.size - 1
         to_natural = np.zeros((size, size))
-        to_natural[1:, 1:] = np.diag(1.0 / self.column_scale)
-        to_natural[0] = np.append(1.0, -self.column_mean / self.column_scale)
+        to_natural[1:, 1:] = np.diag(1.0 / of.column_scale)
+        to_natural[0] = np.append(1.0, -of.column_mean / of.column_scale)
         beta = to_natural @ (parameters[:-1] * sigma)
         jacobian = np.zeros((size + 1, size + 1))
         jacobian[:-1, :-1] = to_natural * sigma
         jacobian[:-1, -1] = -beta / gamma
         jacobian[-1, -1] = -1.0 / gamma
-        beta[0] += self.time_mean
+        beta[0] += of.time_mean
         free = self.parameter_count
         return beta, float(sigma), jacobian[:free, :free]
 
     def __call__(self, parameters: FloatArray) -> tuple[float, FloatArray, FloatArray]:
         """The log-likelihood of the times in their own unit, its score and its Hessian in (delta, gamma)."""
-        by_eta, by_gamma, bends = self._row_terms(parameters)
-        value, (bend_eta, bend_mixed, bend_gamma) = bends
-        gamma, x = parameters[-1], self._x
-        score = np.append(-(by_eta @ x), by_gamma.sum())
-        size = x.shape[1]
-        hessian = np.empty((size + 1, size + 1))
-        hessian[:size, :size] = x.T @ (bend_eta[:, None] * x)
-        hessian[:size, size] = hessian[size, :size] = -(bend_mixed @ x)
-        hessian[size, size] = bend_gamma
-        value += self._exact_weight * float(np.log(gamma)) + self._constant
+        of, gamma = self.design, float(parameters[-1])
+        size = parameters.size
+        value, score, hessian = of.constant, np.zeros(size), np.zeros((size, size))
+        if of.exact_weight:
+            value += of.exact_weight * float(np.log(gamma))
+            score[-1] += of.exact_weight / gamma
+            hessian[-1, -1] -= of.exact_weight / gamma**2
+        for kind, block in self._blocks:
+            terms = of.terms[:, block]
+            weight = None if of.weight is None else of.weight[block]
+            logarithm, slope, bend, wide = self._terms(kind, block, parameters)
+            if weight is None:
+                value += float(logarithm.sum())
+            else:
+                value += float(weight @ logarithm)
+                slope, bend = weight * slope, weight * bend
+            score += terms @ slope
+            bent = np.multiply(terms, bend, out=self._scratch[:, : slope.size])
+            hessian += bent @ terms.T
+            if wide is not None:
+                by_half, mixed, by_half_twice = wide if weight is None else (weight * part for part in wide)
+                half = self._half(block)
+                score[-1] += by_half @ half
+                cross = terms @ (mixed * half)
+                hessian[-1] += cross
+                hessian[:, -1] += cross
+                hessian[-1, -1] += by_half_twice @ (half * half)
         free = self.parameter_count
         return value, score[:free], hessian[:free, :free]
 
     def row_scores(self, parameters: FloatArray) -> FloatArray:
         """The score of each row (in the order of `rows`), weights included."""
-        by_eta, by_gamma, _ = self._row_terms(parameters)
-        return np.column_stack([-by_eta[:, None] * self._x, by_gamma])[:, : self.parameter_count]
+        of, gamma = self.design, float(parameters[-1])
+        scores = np.empty((of.row_count, parameters.size))
+        for kind, block in self._blocks:
+            _, slope, _, wide = self._terms(kind, block, parameters)
+            part = scores[block]
+            np.multiply(of.terms[:, block].T, slope[:, None], out=part)
+            if wide is not None:
+                part[:, -1] += wide[0] * self._half(block)
+            elif kind is Kind.EXACT:
+                part[:, -1] += 1.0 / gamma
+            if of.weight is not None:
+                part *= of.weight[block, None]
+        return scores[:, : self.parameter_count]
 
-    def _row_terms(
-        self, parameters: FloatArray
-    ) -> tuple[FloatArray, FloatArray, tuple[float, tuple[FloatArray, FloatArray, float]]]:
-        gamma, y, w = parameters[-1], self._time, self._weight
-        eta = self._x @ parameters[:-1]
-        z = gamma * y - eta
-        slope, bend, value = np.empty_like(z), np.empty_like(z), 0.0
-        for rows, terms in (
-            (self._exact, self._family.exact),
-            (self._right, self._family.right),
-            (self._left, self._family.left),
-        ):
-            logarithm, slope[rows], bend[rows] = terms(z[rows])
-            value += float(w[rows] @ logarithm)
-        between = self._interval
-        h = self._half
-        logarithm, slope[between], by_h, bend[between], by_mh, by_hh = self._family.interval(z[between], gamma * h)
-        value += float(w[between] @ logarithm)
+    def _half(self, block: slice) -> FloatArray:
+        begin = self.design.bounds[Kind.INTERVAL]
+        return self.design.half[block.start - begin : block.stop - begin]
 
-        by_eta, bend_eta = w * slope, w * bend
-        by_gamma, bend_mixed = by_eta * y, bend_eta * y
-        by_gamma[between] += w[between] * by_h * h
-        by_gamma[self._exact] += w[self._exact] / gamma
-        bend_gamma = float(bend_mixed @ y) - self._exact_weight / gamma**2
-        bend_gamma += float(w[between] @ (2 * by_mh * y[between] * h + by_hh * h * h))
-        bend_mixed[between] += w[between] * by_mh * h
-        return by_eta, by_gamma, (value, (bend_eta, bend_mixed, bend_gamma))
+    def _terms(
+        self, kind: Kind, block: slice, parameters: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray, tuple[FloatArray, FloatArray, FloatArray] | None]:
+        """A row's logarithm and its two derivatives in z; for intervals also those in the half-width: h, mh, hh."""
+        z = parameters @ self.design.terms[:, block]
+        match kind:
+            case Kind.EXACT:
+                return (*self.family.exact(z), None)
+            case Kind.RIGHT:
+                return (*self.family.right(z), None)
+            case Kind.LEFT:
+                return (*self.family.left(z), None)
+        value, by_m, by_h, by_mm, by_mh, by_hh = self.family.interval(z, parameters[-1] * self._half(block))
+        return value, by_m, by_mm, (by_h, by_mh, by_hh)
 
 
 def maximise(likelihood: Likelihood, start: FloatArray | None = None) -> Maximum:
@@ -176,11 +186,21 @@ def maximise(likelihood: Likelihood, start: FloatArray | None = None) -> Maximum
     """
     # A trial step may leave every float behind; it is then refused for not being finite.
     with np.errstate(all="ignore"):
+        if start is None and likelihood.design.row_count > _MANY_ROWS:
+            start = _sampled(likelihood)
         if start is not None:
             warm = _climb(likelihood, start)
             if warm.converged:
                 return warm
         return _climb(likelihood, likelihood.start())
+
+
+def _sampled(likelihood: Likelihood) -> FloatArray | None:
+    """Where the maximum of a sample of the rows lies; None if it has none."""
+    sample = likelihood.design.thinned(likelihood.design.row_count // _SAMPLE)
+    thinned = Likelihood(sample, likelihood.family, scale_fixed=likelihood.scale_fixed)
+    near = _climb(thinned, thinned.start())
+    return near.parameters if near.converged else None
 
 
 def _climb(likelihood: Likelihood, parameters: FloatArray) -> Maximum:
@@ -194,6 +214,10 @@ def _climb(likelihood: Likelihood, parameters: FloatArray) -> Maximum:
         length = 1.0
         if not likelihood.scale_fixed and parameters[-1] + step[-1] <= 0:
             length = 0.9 * parameters[-1] / -step[-1]
+        elif gain <= _NEGLIGIBLE * likelihood.observation_count:
+            last = parameters.copy()
+            last[:free] += step
+            return Maximum(last, value + 0.5 * gain, -hessian, iteration, True)
         rounding = 1e-12 * (1.0 + abs(value))
         for _ in range(_HALVING_LIMIT):
             trial = parameters.copy()
@@ -219,11 +243,10 @@ def _newton_step(hessian: FloatArray, score: FloatArray) -> FloatArray | None:
     scaled = -hessian / np.outer(size, size)
     damping = 0.0
     while damping < 1e3:
-        try:
-            factor = cho_factor(scaled + damping * np.eye(size.size), check_finite=False)
-        except LinAlgError:
+        _, solution, failure = dposv(scaled + damping * np.eye(size.size) if damping else scaled, score / size)
+        if failure:
             damping = max(1e-10, 10 * damping)
             continue
-        step = np.asarray(cho_solve(factor, score / size, check_finite=False)) / size
+        step: FloatArray = solution / size
         return step if np.isfinite(step).all() else None
     return None

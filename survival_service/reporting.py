@@ -22,7 +22,7 @@ from survival_service.estimates import (
     share_upper_bound,
     wilson,
 )
-from survival_service.fitting import Fit, Status, fit, ranked
+from survival_service.fitting import Fit, Status, described, fit, prepared, ranked
 from survival_service.jobs import JobFacts
 from survival_service.limitations import limitations
 from survival_service.nonparametric import histogram, kaplan_meier
@@ -262,11 +262,11 @@ def _fits(
     clock: Clock | None,
     starts: Mapping[Distribution, Fit] | None = None,
 ) -> tuple[Fit, ...]:
-    level, known = options.confidence_level, starts or {}
+    level, known, rows = options.confidence_level, starts or {}, prepared(observations)
     return ranked(
         tuple(
-            fit(observations, distribution, clock=clock, level=level, start=known.get(distribution))
-            for distribution in options.distributions
+            described(fit(rows, one, clock=clock, level=level, start=known.get(one)), rows, level=level)
+            for one in options.distributions
         )
     )
 

@@ -1,0 +1,196 @@
+"""Observations laid out for a likelihood: ordered by their kind of censoring, centred and scaled, read in blocks.
+
+Every row of an accelerated failure model enters through z = gamma log t - x'delta, which is linear in the parameters
+(delta, gamma): column i of `terms` is (-1, -x_i, log t_i), and z is its product with them. Log times and covariates
+are centred and scaled, so that neither the unit of time nor that of a covariate matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from survival_service.observations import FloatArray, IntArray, Observations
+
+# Rows worked on at a time: what they need stays in a core's own cache.
+_BLOCK = 2048
+# The least eigenvalue of the correlations from which on no column can be a combination of others to working precision.
+_CLEARLY_INDEPENDENT = 1e-6
+
+
+class Kind(IntEnum):
+    """How much is known of a row's time."""
+
+    EXACT = 0
+    RIGHT = 1
+    LEFT = 2
+    INTERVAL = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Design:
+    """What a likelihood reads of m rows with p covariates. Made by `Design.of`.
+
+    `rows` are the positions of the observations that say something (those censored at 0 do not), in the order used
+    here; `bounds[k]:bounds[k + 1]` are those of `Kind` k. `terms` is (p + 2, m). An interval row stands at its middle;
+    `half` is half its width in standardised log time. `weight` is None where every row weighs 1.
+    """
+
+    rows: IntArray
+    bounds: tuple[int, ...]
+    terms: FloatArray
+    half: FloatArray
+    weight: FloatArray | None
+    total_weight: float
+    exact_weight: float
+    time_mean: float
+    time_scale: float
+    column_mean: FloatArray
+    column_scale: FloatArray
+    clearly_independent: bool
+    # What the change from standardised log time back to time adds to a log-likelihood, whatever the parameters.
+    constant: float
+
+    @staticmethod
+    def of(observations: Observations) -> Design:
+        """Lay out observations of which at least one says something; columns may be constant or collinear."""
+        lower, upper, covariates = observations.lower, observations.upper, observations.covariates
+        rows, bounds = _ordered(lower, upper)
+        in_order = rows.size == lower.size and (len(set(bounds)) == 2 or bool((np.diff(rows) == 1).all()))
+        if not in_order:
+            lower, upper = lower[rows], upper[rows]
+        weight = None
+        if not (observations.weight == 1.0).all():
+            weight = observations.weight if in_order else observations.weight[rows]
+        total = float(rows.size if weight is None else weight.sum())
+
+        time = lower.copy()
+        left, between = slice(*bounds[Kind.LEFT : Kind.LEFT + 2]), slice(*bounds[Kind.INTERVAL : Kind.INTERVAL + 2])
+        time[left] = upper[left]
+        np.log(time, out=time)
+        # log1p keeps the width of an interval of one bit, which a difference of logarithms loses.
+        half = 0.5 * np.log1p((upper[between] - lower[between]) / lower[between])
+        time[between] += half
+        exact = time[: bounds[1]]
+        exact_sum = float(exact.sum() if weight is None else weight[: bounds[1]] @ exact)
+        exact_weight = float(exact.size if weight is None else weight[: bounds[1]].sum())
+        time_mean = float(time.mean() if weight is None else weight @ time / total)
+        time -= time_mean
+        spread = float(np.sqrt((time @ time if weight is None else weight @ (time * time)) / total))
+        time_scale = spread if spread > 1e-12 * (1.0 + abs(time_mean)) else 1.0
+
+        column_count = covariates.shape[1]
+        terms = np.empty((column_count + 2, rows.size))
+        terms[0] = -1.0
+        np.divide(time, time_scale, out=terms[-1])
+        mean, scale, independent = np.empty(0), np.empty(0), True
+        if column_count:
+            mean, gram = _centre(covariates, None if in_order else rows, weight, total, terms[1:-1])
+            scale = np.sqrt(np.diag(gram) / total)
+            varies = scale > 1e-9 * (np.abs(mean) + scale)
+            independent = bool(varies.all()) and bool(
+                np.linalg.eigvalsh(gram / np.outer(scale, scale) / total)[0] > _CLEARLY_INDEPENDENT
+            )
+            scale = np.where(scale > 0, scale, 1.0)
+            for block in _blocks(0, rows.size):
+                terms[1:-1, block] /= scale[:, None]
+        return Design(
+            rows=rows,
+            bounds=bounds,
+            terms=terms,
+            half=half / time_scale,
+            weight=weight,
+            total_weight=total,
+            exact_weight=exact_weight,
+            time_mean=time_mean,
+            time_scale=time_scale,
+            column_mean=mean,
+            column_scale=scale,
+            clearly_independent=independent,
+            constant=-exact_sum - exact_weight * float(np.log(time_scale)),
+        )
+
+    @property
+    def row_count(self) -> int:
+        """Rows that say something."""
+        return int(self.rows.size)
+
+    def blocks(self) -> Iterator[tuple[Kind, slice]]:
+        """All rows in blocks of one kind each."""
+        for kind in Kind:
+            for block in _blocks(self.bounds[kind], self.bounds[kind + 1]):
+                yield kind, block
+
+    def thinned(self, step: int) -> Design:
+        """Every `step`-th row of each kind, on the same scales: a sample to begin a search with."""
+        chosen = [np.arange(self.bounds[kind], self.bounds[kind + 1], step) for kind in Kind]
+        kept = np.concatenate(chosen)
+        weight = None if self.weight is None else self.weight[kept]
+        exact = chosen[Kind.EXACT]
+        return Design(
+            rows=self.rows[kept],
+            bounds=(0, *np.cumsum([c.size for c in chosen]).tolist()),
+            terms=self.terms[:, kept],
+            half=self.half[chosen[Kind.INTERVAL] - self.bounds[Kind.INTERVAL]],
+            weight=weight,
+            total_weight=float(kept.size if weight is None else weight.sum()),
+            exact_weight=float(exact.size if weight is None else weight[: exact.size].sum()),
+            time_mean=self.time_mean,
+            time_scale=self.time_scale,
+            column_mean=self.column_mean,
+            column_scale=self.column_scale,
+            clearly_independent=self.clearly_independent,
+            constant=0.0,
+        )
+
+    def least_squares(self) -> tuple[FloatArray, float]:
+        """Coefficients (intercept first) and residual deviation of a regression of standardised log time."""
+        size = self.terms.shape[0]
+        gram = np.zeros((size, size))
+        for block in _blocks(0, self.row_count):
+            terms = self.terms[:, block]
+            gram += (terms if self.weight is None else terms * self.weight[block]) @ terms.T
+        inner, cross = gram[:-1, :-1], gram[:-1, -1]
+        coefficients: FloatArray = np.linalg.lstsq(inner, -cross, rcond=1e-10)[0].astype(np.float64)
+        squares = gram[-1, -1] + coefficients @ (2 * cross + inner @ coefficients)
+        return coefficients, float(np.sqrt(max(squares, 0.0) / self.total_weight))
+
+
+def _ordered(lower: FloatArray, upper: FloatArray) -> tuple[IntArray, tuple[int, ...]]:
+    """The rows that say something, those of one kind together, and where each kind begins and the last ends."""
+    exact, right, left = lower == upper, np.isinf(upper), lower == 0
+    if right.any():
+        kinds = [exact, right & ~left, left & ~right, ~(exact | right | left)]
+    else:
+        kinds = [exact, right, left & ~exact, ~(exact | left)]
+    parts = [np.flatnonzero(kind) for kind in kinds]
+    bounds = np.cumsum([part.size for part in parts])
+    return np.concatenate(parts), (0, *bounds.tolist())
+
+
+def _blocks(begin: int, end: int) -> Iterator[slice]:
+    for at in range(begin, end, _BLOCK):
+        yield slice(at, min(at + _BLOCK, end))
+
+
+def _centre(
+    covariates: FloatArray, rows: IntArray | None, weight: FloatArray | None, total: float, out: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Write mean - x into `out`, a row a covariate; the means, and the weighted products of the differences."""
+    # The mean of values about the first row: exact for a constant column, whatever its size.
+    origin = covariates[0 if rows is None else rows[0]]
+    size, summed = origin.size, np.zeros(origin.size)
+    for block in _blocks(0, out.shape[1]):
+        taken = covariates[block if rows is None else rows[block]]
+        np.subtract(origin[:, None], taken.T, out=out[:, block])
+        summed += out[:, block].sum(axis=1) if weight is None else out[:, block] @ weight[block]
+    shift = summed / total
+    gram = np.zeros((size, size))
+    for block in _blocks(0, out.shape[1]):
+        part = out[:, block]
+        part -= shift[:, None]
+        gram += (part if weight is None else part * weight[block]) @ part.T
+    return origin - shift, gram
