@@ -1,20 +1,31 @@
-"""Our fits against lifelines': CPU seconds, interleaved in one process, the same maximum checked.
+"""Our fits against lifelines' and, where R is installed, survreg's: CPU time, interleaved, the same maximum checked.
 
-    OMP_NUM_THREADS=1 python benchmarks/fitting.py [--repeats 5]
+    OMP_NUM_THREADS=1 python benchmarks/fitting.py [--quick] [--repeats 5]
 
-Rows: Weibull times with ten covariates, 20 % right-censored, 1e3 and 1e4 of them. Table: 1e5 samples of a hundred
-configurations, checked 40 times, as counts here and as interval-censored rows there (1e4 of them: lifelines takes
-minutes for all). Prints medians and the ratio lifelines / ours; nothing leaves this process.
+Rows: times with ten covariates, 20 % right-censored, 1e3 to 1e6 of them. Table: 1e6 samples of a thousand
+configurations, checked 40 times: as counts here, building them included, and as interval-censored rows in lifelines;
+a warm refresh is a refit from the last fit. Memory: what a fit of 1e6 rows adds to the peak of a fresh process.
+
+Prints medians, ratios and whether each wanted ratio was met; exits with 1 if ours missed a maximum that another found.
+--quick leaves out what takes minutes: more than 1e4 rows, the table and the memory of lifelines. R is asked through
+its own process (`apt-get install r-base-core r-cran-survival`), which times itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import platform
+import resource
+import shutil
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lifelines
@@ -23,123 +34,309 @@ import pandas as pd
 import scipy
 
 from survival_service.distributions import Distribution
-from survival_service.fitting import fit
-from survival_service.observations import Observations
+from survival_service.fitting import Fit, Status, fit
+from survival_service.observations import FloatArray, IntArray, Observations
 
 FITTERS: dict[Distribution, Any] = {
     Distribution.WEIBULL: lifelines.WeibullAFTFitter,
     Distribution.LOG_NORMAL: lifelines.LogNormalAFTFitter,
     Distribution.LOG_LOGISTIC: lifelines.LogLogisticAFTFitter,
 }
-LOCATION = {Distribution.WEIBULL: "lambda_", Distribution.LOG_NORMAL: "mu_", Distribution.LOG_LOGISTIC: "alpha_"}
-COVARIATE_COUNT = 10
+COLUMN_COUNT = 10
+NAMES = tuple(f"x{j}" for j in range(COLUMN_COUNT))
+EFFECTS = np.linspace(-0.4, 0.4, COLUMN_COUNT)
+
+LIFELINES_WANTED = {1_000: 70.0, 10_000: 15.0, 100_000: 6.5, 1_000_000: 7.0}
+SURVREG_WANTED = 3.0
+TABLE_WANTED, REFRESH_WANTED = 350.0, 1300.0
+MEMORY_WANTED = 3.0
+# Nats that another's log-likelihood may lie above ours, per unit of its size: the rounding of a long sum.
+SHORT = 1e-9
+
+SURVREG = r"""
+suppressMessages(library(survival))
+input <- file("stdin", "r")
+cat("ready", as.character(packageVersion("survival")), R.version.string, "\n"); flush(stdout())
+while (length(words <- strsplit(readLines(input, n = 1), " ")) > 0) {
+  words <- words[[1]]
+  if (words[1] == "load") {
+    n <- as.integer(words[3]); values <- readBin(words[2], "double", n * 12)
+    time <- values[1:n]; died <- values[n + 1:n]; x <- matrix(values[-(1:(2 * n))], nrow = n); rm(values)
+    cat("loaded\n")
+  } else {
+    gc(); calls <- as.integer(words[3]); before <- proc.time()
+    for (call in 1:calls) found <- survreg(Surv(time, died) ~ x, dist = words[2])
+    used <- (proc.time() - before) / calls
+    cat(used[1] + used[2], sprintf("%.17g", found$loglik[2]), "\n")
+  }
+  flush(stdout())
+}
+"""
 
 
-def cpu_seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+class Survreg:
+    """An R process that fits on demand and times itself; None in its place where R or `survival` is missing."""
+
+    def __init__(self, folder: Path, command: str) -> None:
+        program = folder / "survreg.R"
+        program.write_text(SURVREG)
+        self._data = folder / "rows.bin"
+        self._process = subprocess.Popen(
+            [command, "--vanilla", str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.version = self._answer()
+
+    @staticmethod
+    def start(folder: Path) -> Survreg | None:
+        """The process, if it can be had."""
+        command = shutil.which("Rscript")
+        if command is None:
+            return None
+        started = Survreg(folder, command)
+        return started if started.version.startswith("ready") else None
+
+    def load(self, seen: FloatArray, failed: Any, x: FloatArray) -> None:
+        """Give it the rows to fit."""
+        with self._data.open("wb") as target:
+            for column in (seen, failed, *x.T):
+                target.write(np.ascontiguousarray(column, dtype=float).tobytes())
+        self._ask(f"load {self._data} {seen.size}")
+
+    def fit(self, distribution: Distribution, calls: int) -> tuple[float, float]:
+        """CPU seconds of one of that many calls, and the log-likelihood."""
+        seconds, value = self._ask(f"fit {distribution.name.lower().replace('_', '')} {calls}").split()
+        return float(seconds), float(value)
+
+    def close(self) -> None:
+        """End it."""
+        self._process.communicate()
+
+    def _ask(self, line: str) -> str:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+
+@dataclass
+class Verdicts:
+    """What was wanted and what came out."""
+
+    missed: int = 0
+    short: int = 0
+
+    def ratio(self, value: float, wanted: float | None) -> str:
+        """The ratio in words."""
+        if wanted is None:
+            return f"{value:7.1f} x (not judged)"
+        self.missed += value < wanted
+        return f"{value:7.1f} x (wanted {wanted:g}: {'met' if value >= wanted else 'missed'})"
+
+    def gap(self, theirs: float, ours: float) -> str:
+        """How far another's log-likelihood lies above ours; marks a maximum that we missed."""
+        above = theirs - ours
+        missed = above > SHORT * (1 + abs(ours))
+        self.short += missed
+        return f"{above:+.0e}{' OURS IS SHORT' if missed else ''}"
+
+
+def cpu_seconds(work: Callable[[], Any], calls: int = 1) -> tuple[float, Any]:
     start = time.process_time()
-    result = work()
-    return time.process_time() - start, result
+    for _ in range(calls):
+        result = work()
+    return (time.process_time() - start) / calls, result
 
 
-def compare(name: str, repeats: int, ours: Callable[[], Any], theirs: Callable[[], Any], location: str) -> None:
-    """Print the medians of interleaved runs, and how far the two log-likelihoods are apart."""
-    ours()
-    own, other = [], []
-    for _ in range(repeats):
-        seconds, mine = cpu_seconds(ours)
-        own.append(seconds)
-        seconds, foreign = cpu_seconds(theirs)
-        other.append(seconds)
-    a, b = statistics.median(own), statistics.median(other)
-    gap = float(foreign.log_likelihood_) - mine.log_likelihood
-    estimates = np.array([c.estimate for c in mine.coefficients[1:]])
-    errors = np.array([c.standard_error for c in mine.coefficients[1:]])
-    names = [c.covariate for c in mine.coefficients[1:]]
-    off = np.max(np.abs(foreign.params_[location][names].to_numpy() - estimates) / errors)
-    print(
-        f"{name:34s} ours {a * 1e3:8.1f} ms  lifelines {b * 1e3:9.1f} ms  ratio {b / a:6.1f}  "
-        f"log-likelihood theirs - ours {gap:+.1e}  largest gap {off:.1e} standard errors"
-    )
-
-
-def times(generator: np.random.Generator, distribution: Distribution, n: int) -> np.ndarray:
-    """Standard log times."""
+def standard_log_times(generator: np.random.Generator, distribution: Distribution, n: int) -> FloatArray:
     if distribution is Distribution.WEIBULL:
         return np.log(generator.exponential(size=n))
     return generator.normal(size=n) if distribution is Distribution.LOG_NORMAL else generator.logistic(size=n)
 
 
-def rows(n: int, repeats: int) -> None:
+def censored_rows(distribution: Distribution, n: int) -> tuple[FloatArray, Any, FloatArray, Observations]:
+    """Times, whether each is a failure, covariates; and all of it as observations."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(n, COLUMN_COUNT))
+    times = np.exp(x @ EFFECTS + 0.6 * standard_log_times(generator, distribution, n))
+    end = np.quantile(times, 0.8)
+    seen, failed = np.minimum(times, end), times <= end
+    return seen, failed, x, Observations(seen, np.where(failed, seen, np.inf), np.ones(n), x, NAMES)
+
+
+def compare_rows(n: int, repeats: int, survreg: Survreg | None, verdicts: Verdicts) -> None:
+    # R's clock ticks every millisecond, so a call that takes a few is timed with others like it; so is ours.
+    calls = max(1, 20_000 // n)
     for distribution, fitter in FITTERS.items():
-        generator = np.random.default_rng(0)
-        x = generator.normal(size=(n, COVARIATE_COUNT))
-        time_ = np.exp(x @ np.linspace(-0.4, 0.4, COVARIATE_COUNT) + 0.6 * times(generator, distribution, n))
-        end = np.quantile(time_, 0.8)
-        seen, failed = np.minimum(time_, end), time_ <= end
-        names = tuple(f"x{j}" for j in range(COVARIATE_COUNT))
-        frame = pd.DataFrame(x, columns=list(names)).assign(t=seen, e=failed)
-        data = Observations(seen, np.where(failed, seen, np.inf), np.ones(n), x, names)
-        compare(
-            f"{distribution.name.lower()} {n} rows",
-            repeats,
-            lambda d=distribution, o=data: fit(o, d),
-            lambda f=fitter, t=frame: f(penalizer=0.0).fit(t, "t", "e"),
-            LOCATION[distribution],
+        seen, failed, x, data = censored_rows(distribution, n)
+        frame = pd.DataFrame(x, columns=list(NAMES)).assign(t=seen, e=failed)
+        if survreg:
+            survreg.load(seen, failed, x)
+        seconds: dict[str, list[float]] = {"ours": [], "lifelines": [], "survreg": []}
+        values = dict.fromkeys(seconds, -np.inf)
+        fit(data, distribution)
+        for _ in range(repeats):
+            spent, found = cpu_seconds(lambda d=data, one=distribution: fit(d, one), calls)
+            assert found.status is Status.OK
+            seconds["ours"].append(spent)
+            values["ours"] = found.log_likelihood
+            spent, other = cpu_seconds(lambda f=fitter, t=frame: f(penalizer=0.0).fit(t, "t", "e"))
+            seconds["lifelines"].append(spent)
+            values["lifelines"] = float(other.log_likelihood_)
+            if survreg:
+                spent, values["survreg"] = survreg.fit(distribution, calls)
+                seconds["survreg"].append(spent)
+        median = {name: statistics.median(of) for name, of in seconds.items() if of}
+        print(f"{n:>9,} rows, {distribution.name.lower():12s} ours {median['ours'] * 1e3:8.1f} ms")
+        for name, wanted in (("lifelines", LIFELINES_WANTED[n]), ("survreg", SURVREG_WANTED)):
+            if name in median:
+                print(
+                    f"{'':12s}{name:10s} {median[name] * 1e3:9.1f} ms "
+                    f"{verdicts.ratio(median[name] / median['ours'], wanted)}"
+                    f"  log-likelihood above ours {verdicts.gap(values[name], values['ours'])}",
+                    flush=True,
+                )
+
+
+class Samples:
+    """Attacked samples of many configurations, each checked up to 40 times."""
+
+    checks = 40
+
+    def __init__(self, configurations: int, samples_each: int) -> None:
+        generator = np.random.default_rng(1)
+        self.levels = generator.normal(size=(configurations, COLUMN_COUNT))
+        self.configuration: IntArray = np.repeat(np.arange(configurations), samples_each)
+        drawn = 2.5 + (self.levels @ EFFECTS)[self.configuration]
+        drawn += 0.6 * standard_log_times(generator, Distribution.WEIBULL, drawn.size)
+        # The check at which each failed; one more than there are, for those that survived all.
+        self.failing_check: IntArray = np.minimum(np.ceil(np.exp(drawn)), self.checks + 1).astype(np.int64)
+
+    def counted(self) -> Observations:
+        """The count table: samples per configuration and check."""
+        cells = self.checks + 1
+        counts = np.bincount(self.configuration * cells + self.failing_check - 1, minlength=len(self.levels) * cells)
+        used = np.flatnonzero(counts)
+        configuration, before = np.divmod(used, cells)
+        lower = before.astype(float)
+        upper = np.where(before < self.checks, lower + 1, np.inf)
+        return Observations(lower, upper, counts[used].astype(float), self.levels[configuration], NAMES)
+
+    def rows(self) -> pd.DataFrame:
+        """A row a sample, as lifelines takes them; it raises for a lower bound of 0."""
+        lower = np.maximum(self.failing_check - 1.0, 1e-9)
+        upper = np.where(self.failing_check <= self.checks, self.failing_check, np.inf)
+        return pd.DataFrame(self.levels[self.configuration], columns=list(NAMES)).assign(lower=lower, upper=upper)
+
+
+def compare_table(repeats: int, quick: bool, verdicts: Verdicts) -> None:
+    samples = Samples(20 if quick else 1000, 500 if quick else 1000)
+    frame = samples.rows()
+    cold, warm, theirs = [], [], []
+    counted = samples.counted()
+    found: Fit = fit(counted, Distribution.WEIBULL)
+    for _ in range(repeats):
+        spent, found = cpu_seconds(lambda: fit(samples.counted(), Distribution.WEIBULL))
+        cold.append(spent)
+        # What a batch changes: its counts are added, and the last fit is the start.
+        spent, again = cpu_seconds(lambda last=found: fit(counted, Distribution.WEIBULL, start=last))
+        warm.append(spent)
+        spent, other = cpu_seconds(
+            lambda: lifelines.WeibullAFTFitter(penalizer=0.0).fit_interval_censoring(frame, "lower", "upper")
         )
+        theirs.append(spent)
+    own, refresh, foreign = (statistics.median(seconds) for seconds in (cold, warm, theirs))
+    wanted = (None, None) if quick else (TABLE_WANTED, REFRESH_WANTED)
+    print(
+        f"{len(frame):>9,} samples, {len(samples.levels)} configurations, {samples.checks} checks, weibull: "
+        f"{counted.lower.size} cells, lifelines on the rows {foreign:.2f} s, "
+        f"log-likelihood above ours {verdicts.gap(float(other.log_likelihood_), found.log_likelihood)}"
+    )
+    print(f"{'':12s}table and fit {own * 1e3:8.1f} ms {verdicts.ratio(foreign / own, wanted[0])}")
+    print(
+        f"{'':12s}warm refresh  {refresh * 1e3:8.1f} ms {verdicts.ratio(foreign / refresh, wanted[1])}"
+        f"  ({again.iteration_count} steps)",
+        flush=True,
+    )
 
 
-def table(repeats: int) -> None:
-    """The ratio of seconds a sample: 1e5 samples as a count table, 1e4 of them as rows for lifelines."""
-    configurations, checks = 100, 40
-    distribution = Distribution.WEIBULL
-    generator = np.random.default_rng(1)
-    levels = generator.normal(size=(configurations, 3))
-    names = ("a", "b", "c")
-    for n, fitted in ((10_000, True), (100_000, False)):
-        index = generator.integers(configurations, size=n)
-        drawn = np.exp(2.5 + levels[index] @ np.array([0.3, -0.2, 0.1]) + 0.6 * times(generator, distribution, n))
-        check = np.ceil(drawn)
-        failed = check <= checks
-        lower, upper = np.where(failed, check - 1, checks), np.where(failed, check, np.inf)
-
-        def build_and_fit(lower: Any = lower, upper: Any = upper, index: Any = index, n: int = n) -> Any:
-            cell = index * (checks + 1) + lower.astype(int)
-            count = np.bincount(cell, minlength=configurations * (checks + 1))
-            used = np.flatnonzero(count)
-            low = (used % (checks + 1)).astype(float)
-            high = np.where(low < checks, low + 1, np.inf)
-            counted = Observations(low, high, count[used].astype(float), levels[used // (checks + 1)], names)
-            return fit(counted, distribution)
-
-        if fitted:
-            frame = pd.DataFrame(levels[index], columns=list(names)).assign(lo=np.maximum(lower, 1e-9), hi=upper)
-            compare(
-                f"weibull {n} samples, 40 checks",
-                repeats,
-                build_and_fit,
-                lambda f=frame: lifelines.WeibullAFTFitter(penalizer=0.0).fit_interval_censoring(f, "lo", "hi"),
-                LOCATION[distribution],
-            )
-        else:
-            build_and_fit()
-            seconds = [cpu_seconds(build_and_fit)[0] for _ in range(repeats)]
-            print(f"weibull {n} samples, 40 checks     ours {statistics.median(seconds) * 1e3:8.1f} ms")
+def added_memory(which: str, n: int) -> float:
+    """MiB that a fit of n rows adds to the peak of this process, which must be fresh."""
+    seen, failed, x, data = censored_rows(Distribution.WEIBULL, n)
+    frame = None
+    if which == "lifelines":
+        del data
+        frame = pd.DataFrame(x, columns=list(NAMES)).assign(t=seen, e=failed)
+        small = frame[:500]
+        lifelines.WeibullAFTFitter(penalizer=0.0).fit(small, "t", "e")  # what it imports and compiles is not the fit's
+    else:
+        fit(censored_rows(Distribution.WEIBULL, 500)[3], Distribution.WEIBULL)
+    # The peak so far includes what making the data took: only what is held now counts against the fit.
+    held = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins again here
+    if frame is not None:
+        lifelines.WeibullAFTFitter(penalizer=0.0).fit(frame, "t", "e")
+    else:
+        fit(data, Distribution.WEIBULL)
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
+    return (peak - held) / 2**20
 
 
-def main() -> None:
+def compare_memory(quick: bool, verdicts: Verdicts) -> None:
+    if not Path("/proc/self/clear_refs").exists():
+        print("memory: skipped, this system cannot reset a process's peak")
+        return
+    n = 10**5 if quick else 10**6
+    found = []
+    for which in ("ours", "lifelines"):
+        child = subprocess.run(
+            [sys.executable, __file__, "--memory-of", which, str(n)], capture_output=True, text=True, check=True
+        )
+        found.append(float(child.stdout))
+    own, foreign = found
+    print(
+        f"{n:>9,} rows: extra memory ours {own:.0f} MiB, lifelines {foreign:.0f} MiB "
+        f"{verdicts.ratio(foreign / max(own, 1e-9), None if quick else MEMORY_WANTED)}",
+        flush=True,
+    )
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5, help="interleaved repeats of every pair")
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--repeats", type=int, default=5, help="interleaved repeats of every cell, at least 5")
+    parser.add_argument("--quick", action="store_true", help="up to 1e4 rows, a small table: about a minute")
+    parser.add_argument("--memory-of", nargs=2, metavar=("WHICH", "ROWS"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
     # lifelines warns of its own numerics; the maximum it finds is compared below.
     warnings.simplefilter("ignore")
-    print(
-        f"Python {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}, "
-        f"lifelines {lifelines.__version__}, {platform.machine()}, medians of {repeats} interleaved repeats, CPU time"
-    )
-    for n in (1_000, 10_000):
-        rows(n, repeats)
-    table(repeats)
+    if options.memory_of:
+        print(added_memory(options.memory_of[0], int(options.memory_of[1])))
+        return 0
+    repeats = max(5, options.repeats)
+    verdicts = Verdicts()
+    with tempfile.TemporaryDirectory() as folder:
+        survreg = Survreg.start(Path(folder))
+        print(
+            f"Python {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}, lifelines "
+            f"{lifelines.__version__}, {platform.machine()}; medians of {repeats} interleaved repeats, CPU time"
+        )
+        if survreg:
+            print(f"survreg: survival {survreg.version.removeprefix('ready ')}")
+        else:
+            print("survreg: skipped, R or its package survival is not installed (r-base-core r-cran-survival)")
+        for n in (1_000, 10_000) if options.quick else LIFELINES_WANTED:
+            compare_rows(n, repeats, survreg, verdicts)
+        if survreg:
+            survreg.close()
+    compare_table(repeats, options.quick, verdicts)
+    compare_memory(options.quick, verdicts)
+    print(f"{verdicts.missed} ratios missed, {verdicts.short} maxima missed by ours")
+    return 1 if verdicts.short else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
