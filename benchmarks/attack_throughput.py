@@ -9,8 +9,9 @@ One table, all in one run on the same trained model and the same samples (`throu
 - ours: by the path of a job, judged at every step, every sample's clocks kept, outcomes written to a ledger in memory.
 - job: the same with all that a job asks the model besides: whether it can be attacked at all, and every adversarial
   image once more, to verify it.
-- ART, torchattacks, Foolbox, adv-lib: as they come, on the model as it was trained (its weights require gradients, its
-  batch norms are not folded), in batches of 64. What they find is judged alike.
+- ART, torchattacks, Foolbox, adv-lib: as they come, on the model as it was trained and as a checkpoint is loaded (its
+  weights require gradients, its batch norms are not folded, its memory format is torch's default), in batches of 64.
+  What they find is judged alike. With `, frozen`, for PGD: the same on our frozen model.
 
 Figures are medians, over interleaved repeats, of CPU seconds of all threads (on a GPU of wall seconds); a ratio is
 the median of the repeats' ratios. Before them every way runs once to warm up and to be looked at: the samples that
@@ -55,6 +56,7 @@ from throughput.peers import LIBRARIES
 
 from attack_service.devices import choose_device, device_name, exact_arithmetic
 
+FROZEN = ", frozen"
 _VERSIONS = ("torch", "numpy", "adversarial-robustness-toolbox", "torchattacks", "foolbox", "adv-lib")
 
 
@@ -110,7 +112,7 @@ def run(case: Case, ground: Ground, device: torch.device, *, repeats: int, quick
             ground, images, labels, attack_name=case.attack, parameters=case.ours, norm=case.norm, device=device
         )
         account = ours.watch()
-        findings[OURS] = account.findings()
+        findings[OURS] = account.findings(to_the_end=case.to_the_end, epsilon=case.epsilon)
         recording_share = statistics.median(ours.recording_share() for _ in range(repeats))
         if not case.full_floor:
             ways[FLOOR] = evaluations(ground.frozen, images, labels, account.queries, account.gradients)
@@ -128,12 +130,20 @@ def run(case: Case, ground: Ground, device: torch.device, *, repeats: int, quick
         if attack is None:
             missing[library] = f"has no {case.attack}"
             continue
+        if library in case.left_out and not quick:
+            missing[library] = case.left_out[library]
+            continue
         steps = int(case.settings["steps"]) if case.steps_told else None
         seed()
         findings[library] = watch(
             attack, ground.trained, images, labels, norm=case.norm, epsilon=case.epsilon, step_count=steps
         )
         ways[library] = partial(seeded, partial(in_batches, attack, images, labels))
+        if case.full_floor:
+            # Nothing of this is judged: it tells the speed of the attack from that of the form of the model.
+            alike = build(ground.frozen, case.attack, case.settings)
+            assert alike is not None
+            ways[library + FROZEN] = partial(seeded, partial(in_batches, alike, images, labels))
     if FLOOR in ways:
         ways[FLOOR]()
     laps = interleave(ways, repeats, device)
@@ -168,7 +178,7 @@ def table(result: Result) -> str:
 
 
 def _row(name: str, result: Result) -> tuple[str, ...]:
-    laps, found = result.laps, result.findings.get(name)
+    case, laps, found = result.case, result.laps, result.findings.get(name)
     floor = spread = ours = failed = step = l2 = rows = ""
     if FLOOR in laps.seconds:
         floor, spread = f"{laps.ratio(name, FLOOR):.3f}", "({:.2f}-{:.2f})".format(*laps.spread(name, FLOOR))
@@ -178,7 +188,8 @@ def _row(name: str, result: Result) -> tuple[str, ...]:
         failed, rows = str(int(found.failed.sum())), str(found.rows)
         if found.failed.any():
             l2 = f"{float(found.l2[found.failed].median()):.3f}"
-            step = "" if found.steps is None else f"{float(found.steps[found.failed].float().mean()):.2f}"
+            if found.steps is not None and case.steps_told:
+                step = f"{float(found.steps[found.failed].float().mean()):.2f}"
     return name, f"{laps.median(name):.3f}", floor, spread, ours, failed, step, l2, rows
 
 

@@ -24,7 +24,8 @@ SLOTS = 64
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """`trained` is the model as it was trained, in evaluation mode; `frozen` is the same as our attacks see it.
+    """`trained` is the model as it was trained, in evaluation mode and in torch's default memory format, as a
+    checkpoint is loaded; `frozen` is the same as our attacks see it.
 
     `images` (n, 1, 32, 32) in [0, 1] and `labels` (n) are all the digits that both classify correctly.
     """
@@ -47,8 +48,8 @@ def prepare(device: torch.device) -> Ground:
     classifier.mean.copy_(mean.reshape(1, -1, 1, 1))
     classifier.deviation.copy_(deviation.reshape(1, -1, 1, 1))
     train(classifier, dataset.train, recipe=Recipe(), epoch_count=EPOCHS, seed=0, device=device)
-    trained = classifier.eval()
-    frozen = models.freeze(trained, device)
+    frozen = models.freeze(classifier, device)
+    trained = classifier.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     splits = (dataset.test, dataset.train)
     images = torch.cat([split.images(torch.arange(len(split))) for split in splits]).to(device)
     labels = torch.cat([split.labels for split in splits]).to(device)

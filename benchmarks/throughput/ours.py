@@ -142,8 +142,12 @@ class Account:
             o.gradient_count_lower if o.gradient_count_upper is None else o.gradient_count_upper for o in self.outcomes
         )
 
-    def findings(self) -> Findings:
+    def findings(self, *, to_the_end: bool, epsilon: float) -> Findings:
+        """What the attack came to; `to_the_end`: a survivor's nearest image is judged by `epsilon` in the 2-norm."""
         failed = torch.tensor([outcome.verdict is Verdict.FAILED for outcome in self.outcomes])
+        if to_the_end:
+            fooled = [o.adversarial_prediction != o.label and o.distance_l2 <= epsilon for o in self.outcomes]
+            failed = failed | torch.tensor(fooled)
         checks = torch.tensor([outcome.check_count for outcome in self.outcomes])
         return Findings(
             failed=failed,
@@ -192,7 +196,7 @@ def evaluations(model: nn.Module, images: Tensor, labels: Tensor, queries: int, 
         for width in widths:
             leaf = x[:width].detach().requires_grad_(True)
             loss = F.cross_entropy(model(leaf), y[:width], reduction="sum")
-            owed += gradients / len(widths)
+            owed += gradients / queries
             for _ in range(round(owed)):
                 torch.autograd.grad(loss, leaf, retain_graph=True)
             owed -= round(owed)
