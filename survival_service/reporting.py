@@ -22,6 +22,7 @@ from survival_service.estimates import (
     share_upper_bound,
     wilson,
 )
+from survival_service.experiments import ExperimentGroup
 from survival_service.fitting import Fit, Status, described, fit, prepared, ranked
 from survival_service.jobs import JobFacts
 from survival_service.limitations import limitations
@@ -54,6 +55,13 @@ class ReportOptions:
             price = getattr(self, name)
             if price is not None and not (math.isfinite(price) and price > 0):
                 raise InvalidRequest(f"options.{name}", f"{name} must be a price above 0, not {price:g}")
+
+    def price_ratio(self, clock: Clock) -> float:
+        """The defender's price over the attacker's. A count of evaluations has no price of its own."""
+        defender, attacker = self.defender_price_usd_per_hour, self.attacker_price_usd_per_hour
+        if clock is not Clock.SECONDS or defender is None or attacker is None:
+            return 1.0
+        return defender / attacker
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +149,7 @@ class Report:
     jobs: tuple[ReportedJob, ...]
     partial: bool
     confidence_level: float
+    experiment_groups: tuple[ExperimentGroup, ...] = ()
     report_id: str = ""
     create_time: datetime | None = None
 
@@ -205,7 +214,7 @@ def make_report(jobs: Sequence[tuple[JobFacts, OutcomeTable]], options: ReportOp
             failed=failed,
             failure_bound=failure_share.upper,
             canceled=any(facts.canceled for facts, _ in jobs),
-            priced=_price_ratio(options.clock, options) != 1.0,
+            priced=options.price_ratio(options.clock) != 1.0,
             level=level,
         ),
         conclusion=requested.conclusion,
@@ -272,15 +281,7 @@ def _fits(
 
 
 def _score(spent: Spending, clock: Clock, options: ReportOptions) -> Score:
-    return score(spent, options.confidence_level, price_ratio=_price_ratio(clock, options))
-
-
-def _price_ratio(clock: Clock, options: ReportOptions) -> float:
-    """The defender's price over the attacker's. A count of evaluations has no price of its own."""
-    defender, attacker = options.defender_price_usd_per_hour, options.attacker_price_usd_per_hour
-    if clock is not Clock.SECONDS or defender is None or attacker is None:
-        return 1.0
-    return defender / attacker
+    return score(spent, options.confidence_level, price_ratio=options.price_ratio(clock))
 
 
 def _clock_report(
@@ -290,7 +291,7 @@ def _clock_report(
     scored: Score,
     options: ReportOptions,
 ) -> ClockReport:
-    level, prices = options.confidence_level, _price_ratio(clock, options)
+    level, prices = options.confidence_level, options.price_ratio(clock)
     observations = pooled(jobs, clock)
     spent = spending(outcomes, clock)
     fits = _fits(observations, options, clock)

@@ -140,7 +140,7 @@ def score(spent: Spending, level: float, *, price_ratio: float = 1.0) -> Score:
     if rate <= 0:  # an unknown training cost, or one that no float can tell from none
         return Score(cost_per_failure, NO_ESTIMATE, None, Conclusion.UNDECIDED)
     estimate = _with_error(rate, error, level)
-    return Score(cost_per_failure, estimate, _confidence_above_one(rate, error), conclude(estimate))
+    return Score(cost_per_failure, estimate, confidence_above_one(rate, error), conclude(estimate))
 
 
 def conclude(rate: Estimate) -> Conclusion:
@@ -222,7 +222,8 @@ def _with_error(value: float, error: RatioError | None, level: float) -> Estimat
     return Estimate(value, estimate.lower, estimate.upper, error.standard)
 
 
-def _confidence_above_one(rate: float, error: RatioError | None) -> float | None:
+def confidence_above_one(rate: float, error: RatioError | None) -> float | None:
+    """How sure it is that a rate lies above 1; None without an error."""
     if error is None:
         return None
     return float(stdtr(error.degrees, math.log(rate) / error.standard))

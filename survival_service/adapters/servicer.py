@@ -20,7 +20,7 @@ from survival_service.adapters import wire
 from survival_service.adapters.attack_client import AttackClient
 from survival_service.adapters.reading import Reading
 from survival_service.adapters.report_store import ReportStore, new_report_id
-from survival_service.adapters.submission import Submission
+from survival_service.adapters.submission import ReportSubmission, Submission
 from survival_service.errors import InvalidRequest
 from survival_service.estimates import DEFAULT_LEVEL
 from survival_service.planning import plan_samples
@@ -136,6 +136,17 @@ class SurvivalServicer(pb_grpc.SurvivalServiceServicer):
         async for request in request_iterator:
             submission.add(request)
         return wire.fits(await self._work(submission.fit))
+
+    async def ReportOutcomes(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[pb.ReportOutcomesRequest],
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> pb.ReportOutcomesResponse:
+        submission = ReportSubmission()
+        async for request in request_iterator:
+            submission.add(request)
+        report = await self._work(lambda: self._keep(submission.report()))
+        return pb.ReportOutcomesResponse(report=report)
 
     async def PlanSamples(  # noqa: N802
         self, request: pb.PlanSamplesRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -1,17 +1,23 @@
-"""Rows that a client submits to `FitOutcomes`: options first, then outcomes or observations, never both."""
+"""Rows that a client submits: options first, then one kind of rows.
+
+`FitOutcomes` takes outcomes or observations, `ReportOutcomes` a job with its outcomes or totals of experiments.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from afr.outcome.v1 import outcome_pb2 as outcome_pb
 from afr.survival.v1 import survival_service_pb2 as pb
 
 from survival_service.adapters import wire
+from survival_service.aggregating import report_experiments
 from survival_service.errors import InvalidObservations, InvalidRequest, OutcomesCorrupt
 from survival_service.observations import Clock, Observations, OutcomeTable
-from survival_service.reporting import ObservationFits, ReportOptions, fit_observations
+from survival_service.reporting import ObservationFits, Report, ReportOptions, fit_observations, make_report
+from survival_service.wording import SPENT_IN, how_to_tell_training_cost
 
 MOST_ROWS = 2_000_000
 MOST_COVARIATES = 100
@@ -77,15 +83,7 @@ class Submission:
 
     def _add_outcomes(self, batch: outcome_pb.OutcomeBatch) -> None:
         table = self._tables.setdefault((batch.weights_digest, batch.dataset_digest, batch.spec_digest), OutcomeTable())
-        try:
-            columns, in_flight = wire.outcome_columns(batch), wire.in_flight_columns(batch)
-        except InvalidObservations as error:
-            raise InvalidObservations(f"outcome_batch.{error.field}", str(error)) from error
-        try:
-            table.add(columns, in_flight, shard_index=batch.shard_index)
-        except OutcomesCorrupt as error:
-            # Lost data is the attack service's to answer for; a row sent twice is the client's mistake.
-            raise InvalidObservations("outcome_batch.sample_index", str(error)) from error
+        _add_outcomes(table, batch)
 
     def _add_observations(self, batch: pb.ObservationBatch) -> None:
         if len(batch.covariates) > MOST_COVARIATES:
@@ -93,6 +91,90 @@ class Submission:
                 "observation_batch.covariates", f"{len(batch.covariates)} covariates; give at most {MOST_COVARIATES}"
             )
         self._batches.append(batch)
+
+
+class ReportSubmission:
+    """What one client has submitted for a report. Methods raise `InvalidRequest`, naming the field of the message."""
+
+    def __init__(self) -> None:
+        self._options: ReportOptions | None = None
+        self._job: pb.SubmittedJob | None = None
+        self._table = OutcomeTable()
+        self._batches: list[pb.ExperimentBatch] = []
+        self._row_count = 0
+
+    def add(self, request: pb.ReportOutcomesRequest) -> None:
+        """Take the next message of the stream."""
+        content = request.WhichOneof("content")
+        if self._options is None:
+            if content != "options":
+                raise InvalidRequest("options", "the first message must have options; they may be empty")
+            self._options = wire.report_options(request.options)
+            return
+        match content:
+            case "job":
+                if self._job is not None or self._batches:
+                    raise InvalidRequest("job", "a report is of one job, or of experiments; report on each apart")
+                self._job = request.job
+            case "outcome_batch":
+                if self._job is None:
+                    raise InvalidRequest("outcome_batch", "outcomes come after the job that they are outcomes of")
+                self._count(len(request.outcome_batch.sample_index), "outcome_batch")
+                _add_outcomes(self._table, request.outcome_batch)
+            case "experiment_batch":
+                if self._job is not None:
+                    raise InvalidRequest(
+                        "experiment_batch", "experiments cannot be mixed with a job; report on them apart"
+                    )
+                if len(request.experiment_batch.covariates) > MOST_COVARIATES:
+                    raise InvalidRequest("experiment_batch.covariates", f"give at most {MOST_COVARIATES} covariates")
+                self._count(len(request.experiment_batch.sample_count), "experiment_batch")
+                self._batches.append(request.experiment_batch)
+            case "options":
+                raise InvalidRequest("options", "options may stand in the first message only")
+            case _:
+                raise InvalidRequest("content", "a message has neither a job nor outcomes nor experiments")
+
+    def report(self) -> Report:
+        """Report on everything submitted."""
+        if self._options is None:
+            raise InvalidRequest("options", "the stream ended before its first message, which must have options")
+        if self._job is not None:
+            facts = wire.submitted_job(self._job, sample_count=self._table.outcome_count)
+            missing = tuple(
+                f"the outcomes were submitted without what training cost in {SPENT_IN[clock]}, so there is no rate in "
+                f"{SPENT_IN[clock]}; {how_to_tell_training_cost(clock)}"
+                for clock, cost in (
+                    (Clock.QUERIES, facts.training_passes_per_sample),
+                    (Clock.SECONDS, facts.training_seconds_per_sample),
+                )
+                if cost <= 0
+            )
+            return make_report([(replace(facts, warnings=missing), self._table)], self._options)
+        if not self._row_count:
+            raise InvalidRequest("content", "nothing was sent; send a job with outcomes, or experiments")
+        try:
+            experiments = wire.experiments(self._batches)
+        except InvalidRequest as error:
+            raise InvalidObservations(f"experiment_batch.{error.field}", str(error)) from error
+        return report_experiments(experiments, self._options)
+
+    def _count(self, rows: int, field: str) -> None:
+        self._row_count += rows
+        if self._row_count > MOST_ROWS:
+            raise InvalidRequest(field, f"more than {MOST_ROWS} rows; report on a sample of them")
+
+
+def _add_outcomes(table: OutcomeTable, batch: outcome_pb.OutcomeBatch) -> None:
+    try:
+        columns, in_flight = wire.outcome_columns(batch), wire.in_flight_columns(batch)
+    except InvalidObservations as error:
+        raise InvalidObservations(f"outcome_batch.{error.field}", str(error)) from error
+    try:
+        table.add(columns, in_flight, shard_index=batch.shard_index)
+    except OutcomesCorrupt as error:
+        # Lost data is the attack service's to answer for; a row sent twice is the client's mistake.
+        raise InvalidObservations("outcome_batch.sample_index", str(error)) from error
 
 
 def _joined(tables: Mapping[tuple[str, str, str], OutcomeTable], clock: Clock) -> Observations:

@@ -10,7 +10,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC
 from enum import Enum
@@ -25,6 +25,7 @@ from google.protobuf.message import Message
 from survival_service.distributions import Distribution
 from survival_service.errors import InvalidObservations, InvalidRequest
 from survival_service.estimates import DEFAULT_LEVEL, Curve, Estimate, Histogram
+from survival_service.experiments import ExperimentGroup, Experiments
 from survival_service.fitting import Coefficient, Fit
 from survival_service.jobs import JobFacts
 from survival_service.observations import Clock, InFlightColumns, Observations, OutcomeColumns
@@ -50,10 +51,20 @@ MESSAGES: Mapping[type[Any], type[Message]] = {
     Report: pb.Report,
     ReportedJob: pb.ReportedJob,
     CostSummary: pb.CostSummary,
+    ExperimentGroup: pb.ExperimentGroup,
     ReportProgress: pb.ReportProgress,
     ObservationFits: pb.FitOutcomesResponse,
     SamplePlan: pb.PlanSamplesResponse,
 }
+
+_EXPERIMENT_COLUMNS = (
+    "sample_count",
+    "failure_count",
+    "misclassified_count",
+    "attack_seconds",
+    "training_seconds_per_sample",
+)
+_MAY_BE_EMPTY = ("misclassified_count", "training_seconds_per_sample")
 
 _TIMESTAMP = "google.protobuf.Timestamp"
 _DURATION = "google.protobuf.Duration"
@@ -196,7 +207,7 @@ def observations(batches: Iterable[pb.ObservationBatch]) -> Observations:
     shape: tuple[bool, bool, tuple[str, ...]] | None = None
     for batch in batches:
         names = tuple(covariate.name for covariate in batch.covariates)
-        _check_observation_batch(batch, names)
+        _check_observation_batch(batch)
         if not batch.duration_lower:
             continue
         shape = shape or (bool(batch.weight), bool(batch.cluster), names)
@@ -213,6 +224,54 @@ def observations(batches: Iterable[pb.ObservationBatch]) -> Observations:
         for covariate in batch.covariates:
             covariates.setdefault(covariate.name, []).extend(covariate.value)
     return Observations.of(lower, upper, weight or None, {**covariates} or None, cluster or None)
+
+
+def experiments(batches: Iterable[pb.ExperimentBatch]) -> Experiments:
+    """All batches as one. They must agree on their covariates.
+
+    Raises `InvalidObservations`, naming the column.
+    """
+    group: list[str] = []
+    columns: dict[str, list[float]] = {name: [] for name in _EXPERIMENT_COLUMNS}
+    covariates: dict[str, list[float]] = {}
+    names: tuple[str, ...] | None = None
+    for batch in batches:
+        rows, own = len(batch.sample_count), tuple(covariate.name for covariate in batch.covariates)
+        names = own if names is None else names
+        if own != names:
+            message = "every batch must have the same covariates as the first, in the same order"
+            raise InvalidObservations("covariates", message)
+        _check_covariates(batch.covariates, rows)
+        group.extend(batch.group or [""] * rows)
+        for name, column in columns.items():
+            column.extend(getattr(batch, name) or ([0.0] * rows if name in _MAY_BE_EMPTY else []))
+        for covariate in batch.covariates:
+            covariates.setdefault(covariate.name, []).extend(covariate.value)
+    matrix = np.array(list(covariates.values()), dtype=np.float64).reshape(len(covariates), -1).T
+    if not covariates:
+        matrix = np.empty((len(columns["sample_count"]), 0))
+    return Experiments(
+        group=tuple(group),
+        covariates=matrix,
+        names=tuple(covariates),
+        **{name: _floats(column) for name, column in columns.items()},
+    )
+
+
+def submitted_job(job: pb.SubmittedJob, *, sample_count: int) -> JobFacts:
+    """What a report needs of a job that was run elsewhere. Raises `InvalidRequest`."""
+    if not job.attack_job_id:
+        raise InvalidRequest("job.attack_job_id", "job.attack_job_id is empty; name the job")
+    return JobFacts(
+        attack_job_id=job.attack_job_id,
+        model=job.model or "unnamed model",
+        dataset=job.dataset or "unnamed data",
+        attack=job.attack or "an unnamed attack",
+        sample_count=sample_count,
+        training_seconds=job.training_duration.ToNanoseconds() / 1e9,
+        training_sample_count=job.training_sample_count,
+        epoch_count=job.epoch_count,
+    )
 
 
 def job_facts(job: attack_pb.AttackJob, *, dataset_digest: str = "") -> JobFacts:
@@ -341,17 +400,22 @@ def _floats(column: Iterable[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.array(column, dtype=np.float64)
 
 
-def _check_observation_batch(batch: pb.ObservationBatch, names: tuple[str, ...]) -> None:
+def _check_observation_batch(batch: pb.ObservationBatch) -> None:
     rows = len(batch.duration_lower)
     for field, length in (("duration_upper", len(batch.duration_upper)), ("weight", len(batch.weight) or rows)):
         if length != rows:
             raise InvalidObservations(field, f"{field} has {length} entries, duration_lower has {rows}")
     if len(batch.cluster) not in (0, rows):
         raise InvalidObservations("cluster", f"cluster has {len(batch.cluster)} entries, duration_lower has {rows}")
+    _check_covariates(batch.covariates, rows)
+
+
+def _check_covariates(covariates: Sequence[pb.Covariate], rows: int) -> None:
+    names = [covariate.name for covariate in covariates]
     if "" in names or "intercept" in names or len(set(names)) < len(names):
         message = "covariates must have different names, none of them empty or 'intercept'"
         raise InvalidObservations("covariates", message)
-    for covariate in batch.covariates:
+    for covariate in covariates:
         if len(covariate.value) != rows:
             message = f"covariate {covariate.name!r} has {len(covariate.value)} values for {rows} rows"
             raise InvalidObservations("covariates", message)

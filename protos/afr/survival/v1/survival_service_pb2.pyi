@@ -558,6 +558,7 @@ class Report(_message.Message):
     JOBS_FIELD_NUMBER: _builtins.int
     PARTIAL_FIELD_NUMBER: _builtins.int
     CONFIDENCE_LEVEL_FIELD_NUMBER: _builtins.int
+    EXPERIMENT_GROUPS_FIELD_NUMBER: _builtins.int
     report_id: _builtins.str
     """The identifier of the report, assigned by the server."""
     sample_count: _builtins.int
@@ -614,6 +615,12 @@ class Report(_message.Message):
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReportedJob]:
         """The jobs, as they were reported by the attack service."""
 
+    @_builtins.property
+    def experiment_groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExperimentGroup]:
+        """The experiments by group, if the report was made from totals of experiments.
+        Counts of such a report are rounded where they are expectations.
+        """
+
     def __init__(
         self,
         *,
@@ -635,14 +642,89 @@ class Report(_message.Message):
         jobs: _abc.Iterable[Global___ReportedJob] | None = ...,
         partial: _builtins.bool = ...,
         confidence_level: _builtins.float = ...,
+        experiment_groups: _abc.Iterable[Global___ExperimentGroup] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["adversarial_accuracy", b"adversarial_accuracy", "clean_accuracy", b"clean_accuracy", "costs", b"costs", "create_time", b"create_time", "failure_share", b"failure_share"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adversarial_accuracy", b"adversarial_accuracy", "attack_job_ids", b"attack_job_ids", "clean_accuracy", b"clean_accuracy", "clock_reports", b"clock_reports", "conclusion", b"conclusion", "confidence_level", b"confidence_level", "costs", b"costs", "create_time", b"create_time", "failed_count", b"failed_count", "failure_share", b"failure_share", "jobs", b"jobs", "limitations", b"limitations", "misclassified_count", b"misclassified_count", "partial", b"partial", "report_id", b"report_id", "sample_count", b"sample_count", "summary", b"summary", "survived_count", b"survived_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adversarial_accuracy", b"adversarial_accuracy", "attack_job_ids", b"attack_job_ids", "clean_accuracy", b"clean_accuracy", "clock_reports", b"clock_reports", "conclusion", b"conclusion", "confidence_level", b"confidence_level", "costs", b"costs", "create_time", b"create_time", "experiment_groups", b"experiment_groups", "failed_count", b"failed_count", "failure_share", b"failure_share", "jobs", b"jobs", "limitations", b"limitations", "misclassified_count", b"misclassified_count", "partial", b"partial", "report_id", b"report_id", "sample_count", b"sample_count", "summary", b"summary", "survived_count", b"survived_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Report: _TypeAlias = Report  # noqa: Y015
+
+@_typing.final
+class ExperimentGroup(_message.Message):
+    """What the experiments of one group cost together. On the seconds clock, the only
+    one that totals have.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    EXPERIMENT_COUNT_FIELD_NUMBER: _builtins.int
+    SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    MISCLASSIFIED_COUNT_FIELD_NUMBER: _builtins.int
+    FAILED_COUNT_FIELD_NUMBER: _builtins.int
+    ATTACK_SECONDS_FIELD_NUMBER: _builtins.int
+    TRAINING_COST_PER_SAMPLE_FIELD_NUMBER: _builtins.int
+    COST_PER_FAILURE_FIELD_NUMBER: _builtins.int
+    COST_NORMALIZED_FAILURE_RATE_FIELD_NUMBER: _builtins.int
+    MEDIAN_RATE_FIELD_NUMBER: _builtins.int
+    CONCLUSION_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """The name of the group."""
+    experiment_count: _builtins.int
+    """The number of its experiments."""
+    sample_count: _builtins.int
+    """The samples attacked, misclassified ones included."""
+    misclassified_count: _builtins.int
+    """Samples that were misclassified before the attack."""
+    failed_count: _builtins.int
+    """Samples that failed."""
+    attack_seconds: _builtins.float
+    """Seconds spent attacking, all samples together."""
+    training_cost_per_sample: _builtins.float
+    """Seconds of training a training sample, averaged over the samples at risk; 0
+    if they are not known.
+    """
+    median_rate: _builtins.float
+    """The median of the experiments' own rates; absent if a training cost is not
+    known.
+    """
+    conclusion: Global___Conclusion.ValueType
+    """What the rate of all together says."""
+    @_builtins.property
+    def cost_per_failure(self) -> Global___Estimate:
+        """Seconds of attack a failure. Its interval covers how experiments differ."""
+
+    @_builtins.property
+    def cost_normalized_failure_rate(self) -> Global___Estimate:
+        """The cost-normalised failure rate of all these experiments together."""
+
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        experiment_count: _builtins.int = ...,
+        sample_count: _builtins.int = ...,
+        misclassified_count: _builtins.int = ...,
+        failed_count: _builtins.int = ...,
+        attack_seconds: _builtins.float = ...,
+        training_cost_per_sample: _builtins.float = ...,
+        cost_per_failure: Global___Estimate | None = ...,
+        cost_normalized_failure_rate: Global___Estimate | None = ...,
+        median_rate: _builtins.float | None = ...,
+        conclusion: Global___Conclusion.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_median_rate", b"_median_rate", "cost_normalized_failure_rate", b"cost_normalized_failure_rate", "cost_per_failure", b"cost_per_failure", "median_rate", b"median_rate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_median_rate", b"_median_rate", "attack_seconds", b"attack_seconds", "conclusion", b"conclusion", "cost_normalized_failure_rate", b"cost_normalized_failure_rate", "cost_per_failure", b"cost_per_failure", "experiment_count", b"experiment_count", "failed_count", b"failed_count", "group", b"group", "median_rate", b"median_rate", "misclassified_count", b"misclassified_count", "sample_count", b"sample_count", "training_cost_per_sample", b"training_cost_per_sample"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__median_rate: _TypeAlias = _typing.Literal["median_rate"]  # noqa: Y015
+    _WhichOneofArgType__median_rate: _TypeAlias = _typing.Literal["_median_rate", b"_median_rate"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__median_rate) -> _WhichOneofReturnType__median_rate | None: ...
+
+Global___ExperimentGroup: _TypeAlias = ExperimentGroup  # noqa: Y015
 
 @_typing.final
 class ReportedJob(_message.Message):
@@ -1279,6 +1361,186 @@ class FitOutcomesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FitOutcomesResponse: _TypeAlias = FitOutcomesResponse  # noqa: Y015
+
+@_typing.final
+class ReportOutcomesRequest(_message.Message):
+    """Request message for `ReportOutcomes`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    OUTCOME_BATCH_FIELD_NUMBER: _builtins.int
+    EXPERIMENT_BATCH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def options(self) -> Global___ReportOptions:
+        """What the report is made with. Must be the first message."""
+
+    @_builtins.property
+    def job(self) -> Global___SubmittedJob:
+        """What the outcomes that follow are outcomes of. Must come once, before them."""
+
+    @_builtins.property
+    def outcome_batch(self) -> _outcome_pb2.OutcomeBatch:
+        """Outcomes, as an attack service streams them."""
+
+    @_builtins.property
+    def experiment_batch(self) -> Global___ExperimentBatch:
+        """Experiments of which only totals are known. Cannot be mixed with a job."""
+
+    def __init__(
+        self,
+        *,
+        options: Global___ReportOptions | None = ...,
+        job: Global___SubmittedJob | None = ...,
+        outcome_batch: _outcome_pb2.OutcomeBatch | None = ...,
+        experiment_batch: Global___ExperimentBatch | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "experiment_batch", b"experiment_batch", "job", b"job", "options", b"options", "outcome_batch", b"outcome_batch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "experiment_batch", b"experiment_batch", "job", b"job", "options", b"options", "outcome_batch", b"outcome_batch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["options", "job", "outcome_batch", "experiment_batch"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
+
+Global___ReportOutcomesRequest: _TypeAlias = ReportOutcomesRequest  # noqa: Y015
+
+@_typing.final
+class SubmittedJob(_message.Message):
+    """An attack job that was run elsewhere, as far as its owner knows it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTACK_JOB_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    ATTACK_FIELD_NUMBER: _builtins.int
+    TRAINING_DURATION_FIELD_NUMBER: _builtins.int
+    TRAINING_SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    EPOCH_COUNT_FIELD_NUMBER: _builtins.int
+    attack_job_id: _builtins.str
+    """A name for it in the report. Required."""
+    model: _builtins.str
+    """The attacked model; `unnamed model` if empty."""
+    dataset: _builtins.str
+    """The dataset; `unnamed data` if empty."""
+    attack: _builtins.str
+    """The attack; `an unnamed attack` if empty."""
+    training_sample_count: _builtins.int
+    """The number of distinct samples trained on."""
+    epoch_count: _builtins.int
+    """The number of epochs trained. Without it there is no cost-normalised rate on
+    the queries clock.
+    """
+    @_builtins.property
+    def training_duration(self) -> _duration_pb2.Duration:
+        """Device time of training, all epochs. Without it and `training_sample_count`
+        there is no cost-normalised rate on the seconds clock.
+        """
+
+    def __init__(
+        self,
+        *,
+        attack_job_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        dataset: _builtins.str = ...,
+        attack: _builtins.str = ...,
+        training_duration: _duration_pb2.Duration | None = ...,
+        training_sample_count: _builtins.int = ...,
+        epoch_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["training_duration", b"training_duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "attack_job_id", b"attack_job_id", "dataset", b"dataset", "epoch_count", b"epoch_count", "model", b"model", "training_duration", b"training_duration", "training_sample_count", b"training_sample_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmittedJob: _TypeAlias = SubmittedJob  # noqa: Y015
+
+@_typing.final
+class ExperimentBatch(_message.Message):
+    """Experiments of which only totals are known, one packed column a quantity."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    FAILURE_COUNT_FIELD_NUMBER: _builtins.int
+    MISCLASSIFIED_COUNT_FIELD_NUMBER: _builtins.int
+    ATTACK_SECONDS_FIELD_NUMBER: _builtins.int
+    TRAINING_SECONDS_PER_SAMPLE_FIELD_NUMBER: _builtins.int
+    COVARIATES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def group(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The group that each experiment belongs to, for example its attack."""
+
+    @_builtins.property
+    def sample_count(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The samples attacked together. Counts may be expectations."""
+
+    @_builtins.property
+    def failure_count(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Of them, those that were classified correctly before and failed."""
+
+    @_builtins.property
+    def misclassified_count(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Of them, those that were misclassified before. If empty, none."""
+
+    @_builtins.property
+    def attack_seconds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Seconds that attacking all of them took."""
+
+    @_builtins.property
+    def training_seconds_per_sample(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Seconds of training, all epochs, a training sample. If empty, not known."""
+
+    @_builtins.property
+    def covariates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Covariate]:
+        """Covariates, each with one value an experiment."""
+
+    def __init__(
+        self,
+        *,
+        group: _abc.Iterable[_builtins.str] | None = ...,
+        sample_count: _abc.Iterable[_builtins.float] | None = ...,
+        failure_count: _abc.Iterable[_builtins.float] | None = ...,
+        misclassified_count: _abc.Iterable[_builtins.float] | None = ...,
+        attack_seconds: _abc.Iterable[_builtins.float] | None = ...,
+        training_seconds_per_sample: _abc.Iterable[_builtins.float] | None = ...,
+        covariates: _abc.Iterable[Global___Covariate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack_seconds", b"attack_seconds", "covariates", b"covariates", "failure_count", b"failure_count", "group", b"group", "misclassified_count", b"misclassified_count", "sample_count", b"sample_count", "training_seconds_per_sample", b"training_seconds_per_sample"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExperimentBatch: _TypeAlias = ExperimentBatch  # noqa: Y015
+
+@_typing.final
+class ReportOutcomesResponse(_message.Message):
+    """Response message for `ReportOutcomes`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def report(self) -> Global___Report:
+        """The report."""
+
+    def __init__(
+        self,
+        *,
+        report: Global___Report | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportOutcomesResponse: _TypeAlias = ReportOutcomesResponse  # noqa: Y015
 
 @_typing.final
 class PlanSamplesRequest(_message.Message):

@@ -61,6 +61,11 @@ class SurvivalServiceStub:
                 request_serializer=afr_dot_survival_dot_v1_dot_survival__service__pb2.FitOutcomesRequest.SerializeToString,
                 response_deserializer=afr_dot_survival_dot_v1_dot_survival__service__pb2.FitOutcomesResponse.FromString,
                 _registered_method=True)
+        self.ReportOutcomes = channel.stream_unary(
+                '/afr.survival.v1.SurvivalService/ReportOutcomes',
+                request_serializer=afr_dot_survival_dot_v1_dot_survival__service__pb2.ReportOutcomesRequest.SerializeToString,
+                response_deserializer=afr_dot_survival_dot_v1_dot_survival__service__pb2.ReportOutcomesResponse.FromString,
+                _registered_method=True)
         self.PlanSamples = channel.unary_unary(
                 '/afr.survival.v1.SurvivalService/PlanSamples',
                 request_serializer=afr_dot_survival_dot_v1_dot_survival__service__pb2.PlanSamplesRequest.SerializeToString,
@@ -113,6 +118,16 @@ class SurvivalServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportOutcomes(self, request_iterator, context):
+        """Reports on outcomes of any origin; no attack service is needed.
+
+        The first message has the options. A job and its outcomes follow, or
+        experiments of which only totals are known. The report is kept as others are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PlanSamples(self, request, context):
         """Says how many samples a wanted precision needs.
         """
@@ -142,6 +157,11 @@ def add_SurvivalServiceServicer_to_server(servicer, server):
                     servicer.FitOutcomes,
                     request_deserializer=afr_dot_survival_dot_v1_dot_survival__service__pb2.FitOutcomesRequest.FromString,
                     response_serializer=afr_dot_survival_dot_v1_dot_survival__service__pb2.FitOutcomesResponse.SerializeToString,
+            ),
+            'ReportOutcomes': grpc.stream_unary_rpc_method_handler(
+                    servicer.ReportOutcomes,
+                    request_deserializer=afr_dot_survival_dot_v1_dot_survival__service__pb2.ReportOutcomesRequest.FromString,
+                    response_serializer=afr_dot_survival_dot_v1_dot_survival__service__pb2.ReportOutcomesResponse.SerializeToString,
             ),
             'PlanSamples': grpc.unary_unary_rpc_method_handler(
                     servicer.PlanSamples,
@@ -264,6 +284,33 @@ class SurvivalService:
             '/afr.survival.v1.SurvivalService/FitOutcomes',
             afr_dot_survival_dot_v1_dot_survival__service__pb2.FitOutcomesRequest.SerializeToString,
             afr_dot_survival_dot_v1_dot_survival__service__pb2.FitOutcomesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportOutcomes(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/afr.survival.v1.SurvivalService/ReportOutcomes',
+            afr_dot_survival_dot_v1_dot_survival__service__pb2.ReportOutcomesRequest.SerializeToString,
+            afr_dot_survival_dot_v1_dot_survival__service__pb2.ReportOutcomesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,12 @@ class SurvivalServiceStub:
 
     The first message has the options; the others carry data.
     """
+    ReportOutcomes: _grpc.StreamUnaryMultiCallable[_survival_service_pb2.ReportOutcomesRequest, _survival_service_pb2.ReportOutcomesResponse]
+    """Reports on outcomes of any origin; no attack service is needed.
+
+    The first message has the options. A job and its outcomes follow, or
+    experiments of which only totals are known. The report is kept as others are.
+    """
     PlanSamples: _grpc.UnaryUnaryMultiCallable[_survival_service_pb2.PlanSamplesRequest, _survival_service_pb2.PlanSamplesResponse]
     """Says how many samples a wanted precision needs."""
 
@@ -88,6 +94,12 @@ class SurvivalServiceAsyncStub(SurvivalServiceStub):
     """Fits outcomes or observations of any origin; no attack service is needed.
 
     The first message has the options; the others carry data.
+    """
+    ReportOutcomes: _aio.StreamUnaryMultiCallable[_survival_service_pb2.ReportOutcomesRequest, _survival_service_pb2.ReportOutcomesResponse]  # type: ignore[assignment]
+    """Reports on outcomes of any origin; no attack service is needed.
+
+    The first message has the options. A job and its outcomes follow, or
+    experiments of which only totals are known. The report is kept as others are.
     """
     PlanSamples: _aio.UnaryUnaryMultiCallable[_survival_service_pb2.PlanSamplesRequest, _survival_service_pb2.PlanSamplesResponse]  # type: ignore[assignment]
     """Says how many samples a wanted precision needs."""
@@ -141,6 +153,18 @@ class SurvivalServiceServicer(metaclass=_abc_1.ABCMeta):
         """Fits outcomes or observations of any origin; no attack service is needed.
 
         The first message has the options; the others carry data.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportOutcomes(
+        self,
+        request_iterator: _MaybeAsyncIterator[_survival_service_pb2.ReportOutcomesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_survival_service_pb2.ReportOutcomesResponse, _abc.Awaitable[_survival_service_pb2.ReportOutcomesResponse]]:
+        """Reports on outcomes of any origin; no attack service is needed.
+
+        The first message has the options. A job and its outcomes follow, or
+        experiments of which only totals are known. The report is kept as others are.
         """
 
     @_abc_1.abstractmethod
