@@ -14,9 +14,10 @@ _SAME_STEPS = 0.995
 # How much less, or further away, rounding may find, and searches by chance.
 _SUCCESS_TOLERANCE, _CHANCE_TOLERANCE, _DISTANCE_TOLERANCE = 0.02, 0.05, 1.02
 _BY_CHANCE = ("apgd", "square", "hopskipjump", "pixel", "threshold")
-_ @ dataclass(frozen=True, slots=True)
+_MINIMUM_NORM = ("cw", "deepfool")
 
 
+@dataclass(frozen=True, slots=True)
 class Result:
     """A case's figures: seconds and findings by library, and the account of our own attack, if there is one.
 
