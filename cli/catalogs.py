@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.commands import StrictCommand
 from cli.options import attack_address
 from cli.quantities import NOTHING, count, duration, share
 from cli.tables import table
@@ -57,7 +58,7 @@ def _catalogue(
             show_default=True,
             help="How to print the list: for people, or as the proto's JSON.",
         )
-        return click.command(show.__name__, help=help_text)(choice(attack_address(listing)))
+        return click.command(show.__name__, cls=StrictCommand, help=help_text)(choice(attack_address(listing)))
 
     return decorate
 

@@ -34,12 +34,13 @@ _OPTION_OF_FIELD = {
     "program": "--program",
     "training_seconds": "--training-seconds",
     "training_sample_count": "--training-samples",
-    "epsilon": "--epsilon",
-    "step_size": "--step-size",
-    "max_iterations": "--max-iterations",
+    "defence": "--defence",
     "confidence_level": "--confidence-level",
     "distributions": "--distribution",
 }
+
+_OPTIONS_OF_PARAMETERS = {"attack_parameters": "--attack-parameter", "defence_parameters": "--defence-parameter"}
+_PARAMETERS_WITH_OPTION = {"epsilon": "--epsilon", "step_size": "--step-size", "max_iterations": "--max-iterations"}
 
 
 class Server:
@@ -74,7 +75,7 @@ class Server:
         said = failure.message.strip() or failure.code.name
         if failure.reason:
             # Our own servers' sentences say what to do; only they know reasons.
-            option = _OPTION_OF_FIELD.get(failure.field.rpartition(".")[2], "")
+            option = option_of(failure.field)
             return Problem(f"{option}: {said}" if option and option not in said else said)
         where = f"the {self.name} at {self.address}"
         if "HTTP/2" in said:
@@ -89,6 +90,16 @@ class Server:
                 grpc.StatusCode.CANCELLED: f"{where} ended the call; try again",
             }.get(failure.code, f"{where}: {said}")
         )
+
+
+def option_of(field: str) -> str:
+    """The option that fills a field, such as `spec.attack_parameters.decay`; empty if there is none."""
+    group, _, name = field.rpartition(".")
+    option = _OPTIONS_OF_PARAMETERS.get(group.rpartition(".")[2])
+    if option is None:
+        return _OPTION_OF_FIELD.get(name, "")
+    named = f"{option} {name}"
+    return _PARAMETERS_WITH_OPTION.get(name, named) if option == "--attack-parameter" else named
 
 
 class AttackServer(Server):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.commands import StrictCommand
 from cli.options import level, survival_address
 from cli.reports import DISTRIBUTION_NAMES
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from afr.survival.v1.survival_service_pb2 import Coefficient, Estimate, Fit, FitOutcomesResponse
 
 
-@click.command()
+@click.command(cls=StrictCommand)
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
 @click.option(
     "--distribution",

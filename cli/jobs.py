@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.commands import StrictCommand
 from cli.errors import Problem
 from cli.job_ids import full_id, newest
 from cli.options import attack_address
@@ -61,7 +62,7 @@ def list_jobs(attack_address: str, limit: int) -> None:
         click.echo("no jobs")
 
 
-@jobs.command()
+@jobs.command(cls=StrictCommand)
 @click.argument("job_id", metavar="JOB")
 @attack_address
 def show(job_id: str, attack_address: str) -> None:
@@ -80,7 +81,7 @@ def show(job_id: str, attack_address: str) -> None:
     click.echo(MessageToJson(job, ensure_ascii=False))
 
 
-@jobs.command()
+@jobs.command(cls=StrictCommand)
 @click.argument("job_id", metavar="JOB")
 @click.option(
     "--csv",
@@ -153,7 +154,7 @@ def follow(job_id: str, csv_path: Path | None, quiet: bool, attack_address: str)
     )
 
 
-@jobs.command()
+@jobs.command(cls=StrictCommand)
 @click.argument("job_id", metavar="JOB")
 @attack_address
 def cancel(job_id: str, attack_address: str) -> None:

@@ -78,8 +78,10 @@ def settings(option: str, given: Sequence[tuple[str, float]], **named: float | N
 def whole(value: str) -> int:
     """A whole number from 1 on that fits the contract's 32 bits."""
     number = _integer(value)
-    if not 1 <= number < 2**32:
+    if number < 1:
         raise click.BadParameter(f"{value} is not a whole number of at least 1")
+    if number >= 2**32:
+        raise click.BadParameter(f"{value} is too large; the largest is {2**32 - 1}")
     return number
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import click
 
+from cli.commands import StrictCommand
 from cli.errors import Problem
 from cli.options import attack_address, level, report_options, survival_address
 
 DISTRIBUTION_NAMES = ("weibull", "log-normal", "log-logistic", "exponential")
 
 
-@click.command()
+@click.command(cls=StrictCommand)
 @click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
 @click.option(
     "--distribution",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 
+from cli.commands import StrictCommand
 from cli.errors import Problem
 from cli.interrupts import interrupts
 from cli.options import data_folder, positive, workers_option
@@ -73,7 +74,7 @@ def running_stack(*spared: str) -> StandingStack | None:
     return stack
 
 
-@click.command()
+@click.command(cls=StrictCommand)
 @click.option("--data-root", type=data_folder, metavar="DIR",
               help="Where datasets are read from and downloaded to; made if need be.")  # fmt: skip
 @workers_option
@@ -145,7 +146,7 @@ def up(
     click.echo("`afrctl evaluate`, `jobs` and `report` use this stack until `afrctl down`")
 
 
-@click.command()
+@click.command(cls=StrictCommand)
 def down() -> None:
     """Stop the stack of `afrctl up`.
 
@@ -172,7 +173,7 @@ def down() -> None:
     click.echo("the stack is stopped" if alive else "the stack had died; its state is removed")
 
 
-@click.command()
+@click.command(cls=StrictCommand)
 def status() -> None:
     """Say whether a stack of `afrctl up` runs.
 

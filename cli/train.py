@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.canceling import cancel_job
+from cli.commands import StrictCommand
 from cli.errors import Interrupted, Problem
 from cli.interrupts import interrupts
 from cli.model_choice import ModelChoice, model_options
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _FAILED, _CANCELED = 4, 5
 
 
-@click.command()
+@click.command(cls=StrictCommand)
 @model_options
 @click.option(
     "--data-root",

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
+from cli.connecting import option_of
 from cli.options import data_folder, level, not_negative, positive
 
 
@@ -28,3 +29,19 @@ def test_a_folder_of_datasets_need_not_exist_yet(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "data").exists()
     with pytest.raises(click.BadParameter, match="check the path"):
         data_folder("no/such/data")
+
+
+@pytest.mark.parametrize(
+    ("field", "option"),
+    [
+        ("spec.norm", "--norm"),
+        ("spec.sample_count", "--samples"),
+        ("spec.attack_parameters.step_size", "--step-size"),
+        ("spec.attack_parameters.norm", "--attack-parameter norm"),
+        ("spec.defence_parameters.epsilon", "--defence-parameter epsilon"),
+        ("spec.attack_parameters", ""),
+        ("page_token", ""),
+    ],
+)
+def test_a_refused_field_is_named_as_the_option_that_filled_it(field: str, option: str) -> None:
+    assert option_of(field) == option
