@@ -184,11 +184,11 @@ def _kind(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def require_sound(brought: Brought, split: Split, class_count: int, device: torch.device) -> None:
-    """Raise `CheckpointInvalid` unless the model answers images as a classifier does.
+def require_sound(brought: Brought, split: Split, class_count: int, device: torch.device) -> tuple[str, ...]:
+    """Raise `CheckpointInvalid` unless the model answers images as a classifier does; return what else is odd about it.
 
     Its weights and logits are finite, (n, classes) floats, the same for the same images and whatever else is in the
-    batch; gradients flow back to the images.
+    batch; gradients flow back to the images. Probabilities in place of logits are odd, but can be attacked.
     """
     model, source = brought.model, brought.source
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -227,6 +227,12 @@ def require_sound(brought: Brought, split: Split, class_count: int, device: torc
         )
     if not bool(torch.isfinite(gradient).all()):
         raise CheckpointInvalid(f"the gradients of {source} are not finite; train it anew")
+    if bool((logits >= 0).all()) and bool((logits.sum(dim=1) - 1).abs().max() < 1e-4):
+        return (
+            f"{source} seems to answer with probabilities in place of logits: their gradients vanish where it is sure, "
+            "and attacks that use them look weaker than they are; leave its softmax out",
+        )
+    return ()
 
 
 def _answers(brought: Brought, images: Tensor) -> Tensor:

@@ -147,8 +147,8 @@ def _bring(
                 f"with (SHA-256 {prepared.weights_digest}); give every worker the same one"
             )
         return brought.model, replace(prepared, attack_device_name=device_name(device))
-    require_sound(brought, dataset.test, dataset.class_count, device)
-    for warning in brought.warnings:
+    oddities = require_sound(brought, dataset.test, dataset.class_count, device)
+    for warning in (*brought.warnings, *oddities):
         ledger.warn(warning)
     clean = measure(brought.model, spec, dataset, ledger, device)
     if clean is None:

@@ -142,7 +142,9 @@ def _rewritten(file: UserFile) -> io.BytesIO:
                     raise _invalid(file, f"has {kept[name][:20]!r} as {name}; write it with torch.export.save")
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError, AttributeError, RecursionError, EOFError) as error:
         raise _invalid(
-            file, f"is no archive that torch.export.save of torch 2.8 or later writes ({type(error).__name__}: {error})"
+            file,
+            f"is no archive that torch.export.save of torch 2.8 or later writes ({type(error).__name__}: {error}); "
+            "export it anew with that",
         ) from error
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w", zipfile.ZIP_STORED) as archive:

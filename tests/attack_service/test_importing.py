@@ -134,6 +134,15 @@ def test_a_model_that_does_not_answer_as_a_classifier_is_refused(make: Any, said
         require_sound(Brought(Answer(make).eval(), "0", "the model"), dataset_of().test, 3, CPU)
 
 
+def test_probabilities_in_place_of_logits_are_warned_of() -> None:
+    def odd(make: Callable[[Tensor], Tensor]) -> tuple[str, ...]:
+        return require_sound(Brought(Answer(make).eval(), "0", "the model"), dataset_of().test, 3, CPU)
+
+    assert odd(lambda x: x) == odd(lambda x: x.log_softmax(dim=1)) == ()
+    (said,) = odd(lambda x: x.softmax(dim=1))
+    assert "answer with probabilities in place of logits" in said
+
+
 def test_weights_that_are_not_finite_are_refused_whatever_they_answer() -> None:
     model = Answer(lambda x: x)
     model.register_buffer("unused", torch.tensor(float("nan")))
