@@ -92,8 +92,8 @@ def resolve(spec: AttackSpec) -> AttackSpec:
     dataset = spec.dataset or DEFAULT_DATASET
     described = _dataset(dataset)
     _check_brought(spec, defence)
-    norm = _one_of("norm", spec.norm, attack.norms)
-    engine = _one_of("engine", spec.engine, attack.engines)
+    norm = _one_of("norm", spec.norm, attack.norms, of=attack.name)
+    engine = _one_of("engine", spec.engine, attack.engines, of=attack.name)
     if spec.seed < 0 or spec.seed >= 2**64:
         raise InvalidSpecification("spec.seed", f"seed is {spec.seed}; it must lie between 0 and 2^64 - 1")
     image_size = _count("image_size", spec.image_size, WEIGHTS_IMAGE_SIZE if spec.weights else DEFAULT_IMAGE_SIZE)
@@ -112,7 +112,8 @@ def resolve(spec: AttackSpec) -> AttackSpec:
     attack_parameters = _attack_parameters(attack, norm, spec.attack_parameters)
     _check_pixel_count(attack_parameters, image_size)
     if engine == "art":
-        norm = _one_of("norm", spec.norm, _NORMS_IN_ART.get(attack.name, attack.norms))
+        norms = _NORMS_IN_ART.get(attack.name, attack.norms)
+        norm = _one_of("norm", spec.norm, norms, of=f"the toolbox's {attack.name}")
         attack_parameters = _art_parameters(attack, attack_parameters, spec.attack_parameters)
     return replace(
         spec,
@@ -212,6 +213,8 @@ def attack_entry(name: str) -> Attack:
     Raises `UnknownName` or `InvalidSpecification`; whether there is such a class only the worker knows.
     """
     if not name.startswith(TOOLBOX_PREFIX):
+        if name and name not in ATTACKS:
+            raise UnknownName("spec.attack", "attack", name, [*ATTACKS, f"{TOOLBOX_PREFIX}CLASS"])
         return _known("attack", name, ATTACKS)
     class_name = name.removeprefix(TOOLBOX_PREFIX)
     if not (class_name.isascii() and class_name.isidentifier() and len(class_name) <= _LONGEST_NAME):
@@ -255,9 +258,9 @@ def _dataset(name: str) -> Dataset:
     return DATASETS[kind]
 
 
-def _one_of(field: str, value: str, known: tuple[str, ...]) -> str:
+def _one_of(field: str, value: str, known: tuple[str, ...], of: str = "") -> str:
     if value and value not in known:
-        raise UnknownName(f"spec.{field}", field, value, known)
+        raise UnknownName(f"spec.{field}", f"{field} of {of}" if of else field, value, known)
     return value or known[0]
 
 
@@ -296,7 +299,8 @@ def _attack_parameters(attack: Attack, norm: str, given: Mapping[str, float]) ->
         if parameters["step_size"] > epsilon:
             raise InvalidSpecification(
                 "spec.attack_parameters.step_size",
-                f"step_size is {parameters['step_size']:g}; a step longer than epsilon ({epsilon:g}) leaves the ball",
+                f"step_size is {parameters['step_size']:g}; a step longer than epsilon ({epsilon:g}) leaves the ball; "
+                "give at most that, or raise epsilon",
             )
     initial_count = parameters.get("initial_evaluations", 0.0)
     if initial_count > parameters.get("max_evaluations", math.inf):
