@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from attack_service.watching import Checks, Counts, Flags, Samples, Watch
 _IDLE = -1
 # Some sums over a single row are divided among threads, and then rounded otherwise than those over many.
 _FEWEST_ROWS = 2
+# Samples whose questions share a pass, if they have many: more of them keep more memory.
+_FEWEST_LIVE = 8
 
 
 def drive_lockstep(
@@ -158,7 +161,7 @@ def _drive_queries(
     while True:
         # As many samples as fill a pass: those with few questions at a time share it with many others.
         unanswered_count = sum(one.unanswered_count for one in live)
-        while waiting and unanswered_count < handle.width:
+        while waiting and (unanswered_count < handle.width or len(live) < _FEWEST_LIVE):
             rows = [waiting.popleft()]
             watch.admit(rows)
             live.append(_begin(attack, rows[0], _arrivals(samples, rows, device)))
@@ -166,19 +169,18 @@ def _drive_queries(
         if not live:
             return
         asked = _choose(live, handle.width)
-        kind = asked[0][0].question.gradient_count
-        counts = np.array([places.stop - places.start for _, places in asked])
-        first = np.cumsum(counts) - counts
-        inputs = torch.cat([one.question.images[places] for one, places in asked])
-        owners = torch.from_numpy(np.repeat(np.arange(len(asked)), counts)).to(device)
-        originals = torch.stack([one.image for one, _ in asked])
-        labels = torch.tensor([one.label for one, _ in asked], device=device)
+        kind = asked[0].one.question.gradient_count
+        counts = [part.size for part in asked]
+        inputs = torch.cat([part.images for part in asked]) if len(asked) > 1 else asked[0].images
+        owners = np.repeat(np.arange(len(asked)), counts)
+        originals = torch.stack([part.one.image for part in asked])
+        labels = torch.from_numpy(np.array([part.one.label for part in asked])[owners]).to(device)
         evaluation = handle.evaluate(inputs, _pooled_objective(asked))
-        judgement = judge.judge(inputs, originals[owners], labels[owners], evaluation.logits)
+        judgement = judge.judge(inputs, originals, labels, evaluation.logits, torch.from_numpy(owners).to(device))
         facts = torch.stack(
             [
                 judgement.predictions,
-                judgement.predictions != labels[owners],
+                judgement.predictions != labels,
                 judgement.fooled,
                 judgement.rejected,
                 evaluation.logits.isnan().any(dim=1),
@@ -187,62 +189,99 @@ def _drive_queries(
         predictions, wrong, fooled, rejected, broken = facts.cpu().numpy()
         _require_numbers(broken)
         misclassified = (wrong != 0) & (rejected == 0)
-        checked = np.array([one.question.checked for one, _ in asked])
-        fooled = fooled.astype(bool) & np.repeat(checked, counts)
-        # The first question that fooled the model, or else the last one.
-        judged = np.array(
-            [
-                begin + (int(np.argmax(part)) if part.any() else len(part) - 1)
-                for begin, part in zip(first, np.split(fooled, first[1:]), strict=True)
-            ]
-        )
-        before = np.array([(one.query_count, one.gradient_count) for one, _ in asked])
-        finished = np.zeros(len(asked), dtype=bool)
-        last = []
-        for position, ((one, places), begin, place) in enumerate(zip(asked, first, judged, strict=True)):
-            one.query_count += places.stop - places.start
-            one.gradient_count += kind * (places.stop - places.start)
-            if checked[position]:
-                one.last = (inputs[place], int(predictions[place]), bool(rejected[place]))
-            last.append(one.last or (inputs[place], int(predictions[place]), bool(rejected[place])))
-            if not fooled[place]:
-                finished[position] = not one.hear(
-                    evaluation, misclassified, slice(begin, begin + counts[position]), places.stop
+        # The first row that fooled the model, of every sample that has one.
+        hits = {int(owners[row]): row for row in np.flatnonzero(fooled)[::-1].tolist()}
+        said: list[_Said] = []
+        begin = 0
+        for position, part in enumerate(asked):
+            one, end = part.one, begin + part.size
+            hit = hits.get(position) if one.question.checked else None
+            place = end - 1 if hit is None else hit
+            if one.question.checked or one.last is None:
+                one.last = _Judged(inputs, place, int(predictions[place]), bool(rejected[place]))
+            heard_count = place - begin + 1
+            said.append(
+                _Said(
+                    one.row,
+                    one.last,
+                    hit is not None,
+                    heard_count if one.question.checked else 0,
+                    one.query_count + heard_count,
+                    one.gradient_count + kind * (heard_count - 1),
+                    # What came between the last check and the first row of this pass was none.
+                    one.query_count + heard_count - 1 if heard_count > 1 else 0,
+                    part.size,
+                    hit is None and not one.hear(evaluation, misclassified, slice(begin, end)),
                 )
+            )
+            one.query_count += part.size
+            one.gradient_count += kind * part.size
+            begin = end
         seconds = clock.lap()
-        asked_count = judged - first + 1
-        ended = watch.record(
-            Checks(
-                rows=np.array([one.row for one, _ in asked]),
-                inputs=torch.stack([image for image, _, _ in last]),
-                originals=originals,
-                predictions=np.array([prediction for _, prediction, _ in last]),
-                fooled=fooled[judged],
-                rejected=np.array([rejection for *_, rejection in last]),
-                check_counts=asked_count * checked,
-                query_counts=before[:, 0] + asked_count,
-                gradient_counts=before[:, 1] + kind * (asked_count - 1),
-                # What came between the last check and the first row of this pass was none.
-                held_counts=(before[:, 0] + asked_count - 1) * (asked_count > 1),
-                shares=counts,
-                finished=finished,
-            ),
-            seconds,
-        )
+        ended = watch.record(_checks(said, originals), seconds)
         clock.restart()
-        turned = {id(one) for one, _ in asked}
+        turned = {id(part.one) for part in asked}
         others = [one for one in live if id(one) not in turned]
         if watch.canceled:
             _abandon(others, watch)
-            watch.finish()
             return
-        for (one, _), over in zip(asked, ended, strict=True):
+        for part, over in zip(asked, ended.tolist(), strict=True):
             if over:
-                one.interview.close()
-        # Whoever was asked goes to the end of the queue, so that all get on alike.
-        stayed = [one for (one, _), over in zip(asked, ended, strict=True) if not over]
+                part.one.interview.close()
+            else:
+                # Whoever was asked goes to the end of the queue, so that all get on alike.
+                others.append(part.one)
         live.clear()
-        live.extend(others + stayed)
+        live.extend(others)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A judged image, by its place in a pass; its predicted class, and whether the defence abstained."""
+
+    inputs: Tensor
+    place: int
+    prediction: int
+    rejected: bool
+
+
+class _Said(NamedTuple):
+    """What a pass said of a sample: a row of `Checks`."""
+
+    row: int
+    judged: _Judged
+    fooled: bool
+    check_count: int
+    query_count: int
+    gradient_count: int
+    held_count: int
+    share: int
+    finished: bool
+
+
+def _checks(said: list[_Said], originals: Tensor) -> Checks:
+    rows, judged, fooled, check_counts, query_counts, gradient_counts, held_counts, shares, finished = zip(
+        *said, strict=True
+    )
+    inputs, places = judged[0].inputs, np.array([one.place for one in judged])
+    if any(one.inputs is not inputs for one in judged):
+        # Some were judged in an earlier pass.
+        inputs, places = torch.stack([one.inputs[one.place] for one in judged]), np.arange(len(judged))
+    return Checks(
+        rows=np.array(rows),
+        inputs=inputs,
+        originals=originals,
+        predictions=np.array([one.prediction for one in judged]),
+        fooled=np.array(fooled),
+        rejected=np.array([one.rejected for one in judged]),
+        check_counts=np.array(check_counts),
+        query_counts=np.array(query_counts),
+        gradient_counts=np.array(gradient_counts),
+        held_counts=np.array(held_counts),
+        shares=np.array(shares),
+        finished=np.array(finished),
+        places=places,
+    )
 
 
 @dataclass(slots=True)
@@ -254,31 +293,41 @@ class _Live:
     image: Tensor
     interview: Interview
     question: Question
-    answered_count: int = 0
+    unanswered_count: int
     answers: list[Answer] = field(default_factory=list)
     query_count: int = 0
     gradient_count: int = 0
-    last: tuple[Tensor, int, bool] | None = None
-    """The last judged image, its predicted class, and whether the defence abstained."""
+    last: _Judged | None = None
 
-    @property
-    def unanswered_count(self) -> int:
-        return self.question.images.shape[0] - self.answered_count
-
-    def hear(self, evaluation: Evaluation, misclassified: Flags, rows: slice, answered_count: int) -> bool:
+    def hear(self, evaluation: Evaluation, misclassified: Flags, rows: slice) -> bool:
         """Take the answers in these rows; False if the attack has heard enough and gives up."""
         gradients = None if evaluation.gradients is None else evaluation.gradients[rows]
         self.answers.append(Answer(evaluation.logits[rows], gradients, misclassified[rows]))
-        self.answered_count = answered_count
+        self.unanswered_count -= rows.stop - rows.start
         if self.unanswered_count:
             return True
         answer = self.answers[0] if len(self.answers) == 1 else _joined(self.answers)
-        self.answers, self.answered_count = [], 0
+        self.answers = []
         try:
             self.question = self.interview.send(answer)
         except StopIteration:
             return False
+        self.unanswered_count = len(self.question.images)
         return True
+
+
+class _Part(NamedTuple):
+    """The next unanswered images of a sample's question, so many."""
+
+    one: _Live
+    size: int
+
+    @property
+    def images(self) -> Tensor:
+        images, left = self.one.question.images, self.one.unanswered_count
+        if self.size == len(images):
+            return images
+        return images[len(images) - left : len(images) - left + self.size]
 
 
 def _joined(answers: list[Answer]) -> Answer:
@@ -306,33 +355,39 @@ def _objective(attack: LockstepAttack, state: State, logits: Tensor, rows: slice
 def _begin(attack: QueryAttack, row: int, arrivals: Arrivals) -> _Live:
     image, label = arrivals.images[0], int(arrivals.labels[0])
     interview = attack.ask(image, label, arrivals.sample_indices[0])
-    return _Live(row, label, image, interview, next(interview))
+    question = next(interview)
+    return _Live(row, label, image, interview, question, len(question.images))
 
 
-def _choose(live: deque[_Live], width: int) -> list[tuple[_Live, slice]]:
-    """Questions for one pass, in turn, all of the kind of the first; a sample's may be divided among several passes."""
+def _choose(live: deque[_Live], width: int) -> list[_Part]:
+    """Questions for one pass, all of the kind of the first; a sample's may be divided among several passes.
+
+    The pass is shared fairly, so that all get on alike, and what is asked about a sample after its failure is little.
+    But nobody gets so few rows that the passes become many.
+    """
     kind = live[0].question.gradient_count
+    able = [one for one in live if one.question.gradient_count == kind]
+    able.sort(key=lambda one: one.unanswered_count)
+    least = -(-width // _FEWEST_LIVE)
     asked, free = [], width
-    for one in live:
+    for position, one in enumerate(able):
         if not free:
             break
-        if one.question.gradient_count == kind:
-            begin = one.answered_count
-            end = min(len(one.question.images), begin + free)
-            asked.append((one, slice(begin, end)))
-            free -= end - begin
+        count = min(one.unanswered_count, max(free // (len(able) - position), least), free)
+        asked.append(_Part(one, count))
+        free -= count
     return asked
 
 
-def _pooled_objective(asked: list[tuple[_Live, slice]]) -> Objective | None:
+def _pooled_objective(asked: list[_Part]) -> Objective | None:
     """The objectives of all questions in a pass, in their order; None if they ask for no gradients."""
-    if not asked[0][0].question.gradient_count:
+    if not asked[0].one.question.gradient_count:
         return None
 
     def objective(logits: Tensor, rows: slice) -> Tensor:
         parts, begin = [], 0
-        for one, places in asked:
-            end = begin + places.stop - places.start
+        for one, size in asked:
+            end = begin + size
             low, high = max(begin, rows.start), min(end, rows.stop)
             if low < high and one.question.objective is not None:
                 parts.append(one.question.objective(logits[low - rows.start : high - rows.start]))
@@ -344,28 +399,12 @@ def _pooled_objective(asked: list[tuple[_Live, slice]]) -> Objective | None:
 
 def _abandon(others: list[_Live], watch: Watch) -> None:
     """The job is canceled: samples that were not in the last pass have survived their last check."""
-    known = [(one, *one.last) for one in others if one.last is not None]
+    known = [(one, one.last) for one in others if one.last is not None]
     if not known:
+        watch.finish()
         return
-    n = len(known)
-    none = np.zeros(n, dtype=np.int64)
-    watch.record(
-        Checks(
-            rows=np.array([one.row for one, *_ in known]),
-            inputs=torch.stack([image for _, image, _, _ in known]),
-            originals=torch.stack([one.image for one, *_ in known]),
-            predictions=np.array([prediction for _, _, prediction, _ in known]),
-            fooled=np.zeros(n, dtype=bool),
-            rejected=np.array([rejected for *_, rejected in known]),
-            check_counts=none,
-            query_counts=none,
-            gradient_counts=none,
-            held_counts=none,
-            shares=none,
-            finished=np.ones(n, dtype=bool),
-        ),
-        0.0,
-    )
+    said = [_Said(one.row, last, False, 0, 0, 0, 0, 0, True) for one, last in known]
+    watch.record(_checks(said, torch.stack([one.image for one, _ in known])), 0.0)
 
 
 def _require_numbers(broken: Counts) -> None:

@@ -62,7 +62,8 @@ class Checks:
     """What one pass through the model said of n different samples under attack.
 
     `rows` are positions in `Samples`. `inputs` and `originals` (n, channels, height, width), on the device, are the
-    judged image of each (the first that fooled the model, or the last) and its clean image. `check_counts` are the
+    judged image of each (the first that fooled the model, or the last) and its clean image; with `places`, `inputs` may
+    be any number of images, and these say where among them the judged ones are. `check_counts` are the
     checks that the pass made of each sample, 0 if its answer was none. `query_counts` and `gradient_counts` are what
     the sample has cost up to the judged image, and `held_counts` the queries up to the check before it, at least.
     `shares` are the rows of the pass that were computed for the sample, `finished` whether the attack gives up on it.
@@ -80,14 +81,16 @@ class Checks:
     held_counts: Counts
     shares: Counts
     finished: Flags
+    places: Counts | None = None
 
     def take(self, positions: Counts) -> Checks:
         """What was said of some of the samples, copied."""
-        at = torch.from_numpy(positions).to(self.inputs.device)
+        places = positions if self.places is None else self.places[positions]
+        device = self.inputs.device
         return Checks(
             self.rows[positions],
-            self.inputs[at],
-            self.originals[at],
+            self.inputs[torch.from_numpy(places).to(device)],
+            self.originals[torch.from_numpy(positions).to(device)],
             self.predictions[positions],
             self.fooled[positions],
             self.rejected[positions],
