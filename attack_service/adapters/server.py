@@ -53,6 +53,7 @@ async def serve(settings: ServeSettings, on_ready: Callable[[int], None]) -> Non
             grace_seconds=settings.grace_seconds,
         )
     finally:
+        await servicer.stop()
         reconciling.cancel()
         await asyncio.gather(reconciling, return_exceptions=True)
         await client.aclose()

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from typing import Any
 
 from afr.attack.v1 import attack_service_pb2 as pb
@@ -167,14 +168,18 @@ class AttackServicer(rpc.AttackServiceServicer):
         return pb.ListDatasetsResponse(datasets=[wire.dataset_to_proto(dataset) for dataset in datasets])
 
     async def reconcile(self, seconds: float) -> None:
-        """Queue again, for ever and every `seconds`, shards that wait for a worker and are not in the queue.
+        """Queue again, until `stop` and every `seconds`, shards that wait for a worker and are not in the queue.
 
         A crashed Redis may have lost their task, or a process died between recording and queueing. A task on its way
         from the queue to a worker is in neither for a moment, so a shard must be missing twice.
+
+        Canceling is not enough to end it: Redis' client may swallow that, and the next round would begin.
         """
         missing: set[tuple[str, int]] = set()
-        while True:
-            await asyncio.sleep(seconds)
+        while not self._stopping.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), seconds)
+                return
             try:
                 missing = await self._requeue(missing)
             except AttackServiceError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 import time
@@ -19,10 +20,13 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from attack_service import catalog
 from attack_service.adapters import wire
-from attack_service.adapters.connecting import connect
+from attack_service.adapters.connecting import connect, connect_asyncio
+from attack_service.adapters.job_store import JobStore
 from attack_service.adapters.keys import WORKERS, worker_key
 from attack_service.adapters.ledger import RedisLedger
-from attack_service.adapters.queueing import QUEUE
+from attack_service.adapters.outcome_log import OutcomeLog
+from attack_service.adapters.queueing import QUEUE, JobQueue, build_app
+from attack_service.adapters.servicer import AttackServicer
 from attack_service.jobs import ModelRecord, Phase, Preparation, Progress, State
 from attack_service.outcomes import Tally
 
@@ -439,6 +443,25 @@ def test_a_stopping_server_ends_streams_that_can_be_continued_elsewhere(
         rest = list(stream(rpc.AttackServiceStub(channel), job_id, token))
     assert [list(m.outcome_batch.sample_index) for m in rest if m.HasField("outcome_batch")] == [[2]]
     assert rest[-1].end.outcome_count == 2
+
+
+def test_looking_for_lost_jobs_ends_whatever_it_is_at_when_the_server_stops(module_redis_url) -> None:
+    """Canceling it alone does not: asked while it connects to Redis, the client of Redis swallows that."""
+
+    async def stop_after(seconds: float) -> None:
+        async with connect_asyncio(module_redis_url, 6) as client:
+            app = build_app(module_redis_url)
+            servicer = AttackServicer(JobStore(client), OutcomeLog(client), JobQueue(app, client), 8)
+            looking = asyncio.create_task(servicer.reconcile(0.0005))
+            await asyncio.sleep(seconds)
+            await servicer.stop()
+            looking.cancel()
+            ended, _ = await asyncio.wait({looking}, timeout=60)
+            app.close()
+            assert ended
+
+    for step in range(30):
+        asyncio.run(stop_after(step * 0.001))
 
 
 def test_a_job_that_the_queue_forgot_is_queued_again(server, worker_client, wait_until) -> None:
