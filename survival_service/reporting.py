@@ -193,16 +193,18 @@ def make_report(jobs: Sequence[tuple[JobFacts, OutcomeTable]], options: ReportOp
     reports = tuple(_clock_report(jobs, outcomes, clock, scores[clock], options) for clock in clocks)
     requested = reports[0]
     verdict, image = np.concatenate([columns.verdict for _, columns in outcomes]), images(outcomes)
-    correct, fell = verdict != Verdict.MISCLASSIFIED, verdict == Verdict.FAILED
-    failure_share = _share(fell[correct], image[correct], level, bound_without=True)
+    exposed, fell = verdict != Verdict.MISCLASSIFIED, verdict == Verdict.FAILED
+    failure_share = _share(fell[exposed], image[exposed], level, bound_without=True)
+    # A clean sample that a defence rejects is at risk, but was not answered: outcomes do not tell them apart.
+    answered = not any(facts.clean_rejection_share for facts, _ in jobs)
     return Report(
         attack_job_ids=tuple(facts.attack_job_id for facts, _ in jobs),
         sample_count=total,
         failed_count=failed,
         survived_count=survived,
         misclassified_count=misclassified,
-        clean_accuracy=_share(correct, image, level),
-        adversarial_accuracy=_share(correct & ~fell, image, level),
+        clean_accuracy=_share(exposed, image, level) if answered else NO_ESTIMATE,
+        adversarial_accuracy=_share(verdict == Verdict.SURVIVED, image, level),
         failure_share=failure_share,
         clock_reports=reports,
         summary=summary(

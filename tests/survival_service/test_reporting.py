@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -205,6 +206,20 @@ def test_what_a_defence_does_to_clean_and_attacked_samples_limits_a_report(job: 
         "high-confidence", {"cutoff": 0.9}, True
     )  # fmt: skip
     assert (reported.defended_accuracy, reported.clean_rejection_share, reported.rejected_count) == (0.7, 0.25, 0)
+
+
+def test_what_a_defence_rejects_is_not_counted_as_correct(job: Job, outcome_columns: Checks) -> None:
+    facts, _ = job([], defence="high-confidence", clean_rejection_share=0.25)
+    columns = replace(outcome_columns([1, None, None, 0], budget=5), verdict=np.array([2, 1, 4, 3]))
+    table = OutcomeTable()
+    table.add(columns)
+    report = make_report([(facts, table)], ReportOptions())
+    # Of the sample that was rejected at last nobody knows whether it was answered at first.
+    assert report.clean_accuracy is NO_ESTIMATE
+    assert report.adversarial_accuracy.value == 1 / 4
+    assert report.failure_share.value == 1 / 3
+    kept = make_report([(replace(facts, clean_rejection_share=0.0), table)], ReportOptions())
+    assert kept.clean_accuracy.value == 3 / 4
 
 
 def test_what_is_in_order_is_no_limitation(job: Job, simulated_checks: Checks) -> None:

@@ -589,11 +589,16 @@ class Report(_message.Message):
 
     @_builtins.property
     def clean_accuracy(self) -> Global___Estimate:
-        """The share of attacked samples classified correctly before the attack."""
+        """The share of attacked samples classified correctly before the attack;
+        absent where a defence rejects clean samples, since outcomes do not say
+        which of them it answered.
+        """
 
     @_builtins.property
     def adversarial_accuracy(self) -> Global___Estimate:
-        """The share of attacked samples still classified correctly after the attack."""
+        """The share of attacked samples still classified correctly after the attack;
+        a sample that the defence rejects is not.
+        """
 
     @_builtins.property
     def failure_share(self) -> Global___Estimate:
