@@ -115,9 +115,9 @@ def _masking(
 ) -> str | None:
     """A sentence if survivors of an attack that follows gradients step by step fall to a few questions without any."""
     entry = catalog.attack_entry(spec.attack)
-    _, step_count = entry.maxima(spec.attack_parameters)
-    norms = catalog.ATTACKS["square"].norms
-    if entry.access != "gradients" or step_count < _FEW_STEPS or spec.norm not in norms or math.isinf(judge.epsilon):
+    if entry.access != "gradients" or spec.norm not in catalog.ATTACKS["square"].norms or math.isinf(judge.epsilon):
+        return None
+    if entry.maxima(spec.attack_parameters)[1] < _FEW_STEPS:
         return None
     few = samples.take(torch.tensor(watch.survivors[:_SUSPECT_COUNT], dtype=torch.int64))
     square = Square(judge.epsilon, spec.norm, _SUSPICION_QUERY_COUNT, initial_share=0.3, seed=spec.seed)

@@ -136,6 +136,14 @@ def test_a_whole_job_finds_the_same_in_both_engines(first_run, run_job, fates) -
     assert fates(art.ledger.outcomes) == fates(native.ledger.outcomes)
 
 
+def test_a_whole_job_succeeds_though_the_size_of_the_population_is_the_toolboxs_own(first_run, run_job) -> None:
+    """Whoever computes how much such an attack may spend misses a parameter."""
+    root, _ = first_run
+    run = run_job(root, engine="art", attack="pixel", sample_count=1, attack_parameters={"max_generations": 1.0})
+    assert run.state is State.SUCCEEDED
+    assert len(run.ledger.outcomes) == 1
+
+
 @pytest.mark.parametrize("attack", [attack.name for attack in ATTACKS.values() if "art" in attack.engines])
 def test_every_attack_that_the_catalogue_gives_to_the_toolbox_runs_there(attacked, digits, attack: str) -> None:
     model, images, labels = digits
