@@ -14,14 +14,21 @@ from attack_service.attacks.randomness import normal, sample_keys, uniform
 
 
 def lengths(rows: Tensor, norm: str) -> Tensor:
-    """The norm of each row, (n, d) -> (n, 1), the same whatever the other rows are."""
+    """The norm of each row, (n, d) -> (n, 1), the same whatever the other rows are, to seven digits or so.
+
+    `torch.linalg.vector_norm` adds one value after the other, and where many are alike its rounding errors are, too: of
+    a 3 x 224 x 224 image it may keep three digits in the norm 1, and four in the norm 2. A sum is divided in halves.
+    """
     if norm == "inf":
         return rows.abs().amax(dim=1, keepdim=True)
     if len(rows) == 1:
         # A single sum may be divided among threads, and is then rounded otherwise than each of many.
         return lengths(rows.repeat(2, 1), norm)[:1]
-    length: Tensor = torch.linalg.vector_norm(rows, ord=float(norm), dim=1, keepdim=True)
-    return length
+    if norm == "1":
+        return rows.abs().sum(dim=1, keepdim=True)
+    if norm == "0":
+        return rows.count_nonzero(dim=1)[:, None].to(rows.dtype)
+    return rows.square().sum(dim=1, keepdim=True).sqrt_()
 
 
 def steepest(gradient: Tensor, norm: str) -> Tensor:

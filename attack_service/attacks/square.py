@@ -133,7 +133,7 @@ def _sums(images: Tensor) -> Tensor:
 
 def _lengths(images: Tensor) -> Tensor:
     """The length of each channel, (n, channels, 1, 1); 1 where there is none."""
-    length = torch.linalg.vector_norm(images, dim=(2, 3), keepdim=True)
+    length = _sums(images.square()).sqrt()
     filled: Tensor = length.where(length > 0, 1.0)
     return filled
 
