@@ -24,7 +24,8 @@ COLUMNS = (
 """The columns of `outcomes.csv`: those of `OutcomeBatch`, in its order. An upper bound that does not exist, that of a
 sample that did not fail, is empty; a verdict is its name in lower case."""
 
-_VERDICTS = {1: "survived", 2: "failed", 3: "misclassified", 4: "rejected"}
+VERDICTS = {1: "survived", 2: "failed", 3: "misclassified", 4: "rejected"}
+"""Verdicts by their number in the contract."""
 
 
 class ReceivedOutcomes:
@@ -93,7 +94,7 @@ def _cells(row: Iterable[object]) -> list[object]:
     cells: list[object] = []
     for column, value in zip(COLUMNS, row, strict=True):
         if column == "verdict":
-            cells.append(_VERDICTS.get(int(str(value)), value))
+            cells.append(VERDICTS.get(int(str(value)), value))
         elif column.endswith("_upper") and (value == -1 or value == math.inf):
             cells.append("")
         elif isinstance(value, float):

@@ -29,7 +29,7 @@ from cli.quantities import (
 
 if TYPE_CHECKING:
     from afr.attack.v1.attack_service_pb2 import AttackJob, AttackSpec
-    from afr.survival.v1.survival_service_pb2 import ClockReport, Fit, Report, ReportedJob
+    from afr.survival.v1.survival_service_pb2 import ClockReport, ExperimentGroup, Fit, Report, ReportedJob
 
 _OK = 1
 
@@ -69,6 +69,9 @@ def best_fit(clock: ClockReport) -> Fit | None:
 
 def subject(report: Report) -> str:
     """What was attacked with what, in a few words."""
+    if report.experiment_groups:
+        experiments = sum(group.experiment_count for group in report.experiment_groups)
+        return f"{count(experiments)} experiment{'' if experiments == 1 else 's'}"
     if len(report.jobs) != 1:
         return f"{len(report.jobs)} attack jobs"
     job = report.jobs[0]
@@ -87,7 +90,8 @@ def behind_defence(job: AttackSpec | ReportedJob) -> str:
 def job_setting(job: ReportedJob) -> str:
     """How the attack was made, in a few words."""
     parameters = [f"{name} {value:g}" for name, value in sorted(job.attack_parameters.items())]
-    return ", ".join([f"{job.engine} engine", f"norm {job.norm}", *parameters])
+    known = [text for text, value in ((f"{job.engine} engine", job.engine), (f"norm {job.norm}", job.norm)) if value]
+    return ", ".join([*known, *parameters]) or "as submitted"
 
 
 def describe_model(job: AttackJob) -> str:
@@ -168,6 +172,12 @@ def key_figures(report: Report) -> list[Figure]:
             "All epochs of training, over the number of training samples.",
         ),
     ]  # fmt: skip
+    ordering = tuple(
+        number(fit.concordance) if fit is not None and fit.HasField("concordance") else NOTHING for fit in fits
+    )
+    if any(value != NOTHING for value in ordering):
+        explanation = "Harrell's C: of two, how often the one that the fit lets fail sooner does so. 0.5 is chance."
+        figures.append(Figure("concordance of the best fit", ordering, explanation))
     if any(clock.paper_rate.HasField("value") for clock in clocks):
         figures.append(
             Figure(
@@ -216,6 +226,26 @@ def fit_row(fit: Fit) -> tuple[str, ...]:
         on_clock(fit.median, fit.clock),
         on_clock(fit.restricted_mean, fit.clock),
         on_clock(fit.expected, fit.clock),
+    )
+
+
+GROUP_COLUMNS = (
+    "group", "experiments", "at risk", "failed", "a failure costs", "C", "conclusion", "median C",
+)  # fmt: skip
+GROUPS = "The experiments by group: C of all of a group together, and the median of its experiments' own C"
+
+
+def group_row(group: ExperimentGroup) -> tuple[str, ...]:
+    """A group's cells under `GROUP_COLUMNS`."""
+    return (
+        group.group,
+        count(group.experiment_count),
+        count(group.sample_count - group.misclassified_count),
+        count(group.failed_count),
+        on_clock(group.cost_per_failure, SECONDS),
+        interval(group.cost_normalized_failure_rate),
+        conclusion_word(group.conclusion),
+        number(group.median_rate) if group.HasField("median_rate") else NOTHING,
     )
 
 
@@ -278,9 +308,13 @@ def cost_lines(report: Report) -> Iterator[tuple[str, str]]:
     training = costs.training_duration.ToTimedelta().total_seconds()
     attack = costs.attack_duration.ToTimedelta().total_seconds()
     clean = costs.clean_duration.ToTimedelta().total_seconds()
-    yield f"training{samples}", spent(training, known("training_cost_usd")) if training else "not known"
-    yield "attack on samples at risk", spent(attack, known("attack_cost_usd"))
-    yield "classifying the clean samples", duration(clean)
+    if report.experiment_groups:
+        # Their totals have no whole training, only what it cost a sample, and no clean pass.
+        yield "attack on all samples", spent(attack, known("attack_cost_usd"))
+    else:
+        yield f"training{samples}", spent(training, known("training_cost_usd")) if training else "not known"
+        yield "attack on samples at risk", spent(attack, known("attack_cost_usd"))
+        yield "classifying the clean samples", duration(clean)
     per_failure = known("cost_per_failure_usd")
     if per_failure is not None:
         yield "one failure", money(per_failure)

@@ -13,6 +13,8 @@ from cli.quantities import NOTHING, clock_word, count
 from cli.reading import (
     EFFECTS,
     FIT_COLUMNS,
+    GROUP_COLUMNS,
+    GROUPS,
     PARTIAL,
     accuracy_shares,
     behind_defence,
@@ -22,6 +24,7 @@ from cli.reading import (
     devices,
     effects,
     fit_row,
+    group_row,
     headline,
     job_setting,
     key_figures,
@@ -99,7 +102,12 @@ def render(report: Report, *, colour: bool = False, width: int | None = None) ->
         f"job {job.attack_job_id}"
         for job in report.jobs
     ]
-    blocks.append("\n".join([styled("what was attacked", bold=True), *(wrapped(line, "", "  ") for line in settings)]))
+    if report.experiment_groups:
+        groups = _groups([group_row(group) for group in report.experiment_groups], columns)
+        blocks.append("\n".join([styled("experiments", bold=True), wrapped(f"{GROUPS}:"), groups]))
+    else:
+        lines = [styled("what was attacked", bold=True), *(wrapped(line, "", "  ") for line in settings)]
+        blocks.append("\n".join(lines))
 
     if report.limitations:
         lines = [wrapped(sentence, "• ", "  ") for sentence in report.limitations]
@@ -121,6 +129,15 @@ def _figures(report: Report, columns: int) -> str:
         for i, header in enumerate(headers)
     ]
     return "\n".join([level, *clocks] if level else clocks)
+
+
+def _groups(rows: Sequence[Sequence[str]], columns: int) -> str:
+    """The groups one below the other, or one after the other where that is too wide."""
+    beside = table(GROUP_COLUMNS, rows, right=(1, 2, 3, 7))
+    if _fits_into(beside, columns):
+        return beside
+    cells = ((row[0], list(zip(GROUP_COLUMNS[1:], row[1:], strict=True))) for row in rows)
+    return "\n".join(table((name, ""), [(f"  {column}", cell) for column, cell in figures]) for name, figures in cells)
 
 
 def _fits(rows: Sequence[Sequence[str]], columns: int) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from survival_service.distributions import Distribution
 from survival_service.errors import InvalidRequest
-from survival_service.estimates import NO_CURVE, Histogram
+from survival_service.estimates import NO_CURVE, NO_ESTIMATE, Histogram
 from survival_service.experiments import Experiments, groups, score, share, training_cost
 from survival_service.fitting import Fit, Status, fit, ranked
 from survival_service.metrics import concordance
@@ -55,7 +55,7 @@ def report_experiments(experiments: Experiments, options: ReportOptions) -> Repo
         failed_count=failed,
         survived_count=max(0, samples - failed - misclassified),
         misclassified_count=misclassified,
-        clean_accuracy=share(risk, experiments.sample_count, level),
+        clean_accuracy=share(risk, experiments.sample_count, level) if misclassified else NO_ESTIMATE,
         adversarial_accuracy=share(risk - experiments.failure_count, experiments.sample_count, level),
         failure_share=share(experiments.failure_count, risk, level),
         clock_reports=(clock,),
@@ -122,8 +122,8 @@ def _summary(experiments: Experiments, scored: Score, level: float) -> str:
 def _limitations(experiments: Experiments, clock: ClockReport) -> tuple[str, ...]:
     n = experiments.sample_count.size
     found = [
-        "The rows are totals of experiments: who failed when within an experiment is not known, so there is a rate of "
-        "failure and a cost, and no curve, median or shape that the data would show.",
+        "The rows are totals of experiments: who failed when within an experiment is not known. They carry a rate of "
+        "failure and a cost; a median, E[T] or curve assumes that the rate is constant, which such rows cannot test.",
         "Queries were not counted, so latency cannot be told from robustness.",
     ]
     if unfailed := int((experiments.failure_count <= 0).sum()):

@@ -13,6 +13,8 @@ from cli.quantities import NOTHING, clock_word, count, distribution_word, interv
 from cli.reading import (
     EFFECTS,
     FIT_COLUMNS,
+    GROUP_COLUMNS,
+    GROUPS,
     PARTIAL,
     POOLED,
     accuracy_shares,
@@ -23,6 +25,7 @@ from cli.reading import (
     devices,
     effects,
     fit_row,
+    group_row,
     headline,
     job_setting,
     key_figures,
@@ -66,7 +69,7 @@ def _sections(report: Report) -> Iterator[Markup]:
         yield _clock(clock)
     yield _key_figures(report)
     yield _costs(report)
-    yield _jobs(report)
+    yield _groups(report) if report.experiment_groups else _jobs(report)
     if report.limitations:
         sentences = element("ul", *(element("li", sentence) for sentence in report.limitations), class_="plain")
         yield element("section", element("h2", "What limits these numbers"), sentences)
@@ -202,6 +205,11 @@ def _jobs(report: Report) -> Markup:
     return element(
         "section", element("h2", "Attack jobs"), data_table("The jobs of this report", header, rows, numeric_from=4)
     )
+
+
+def _groups(report: Report) -> Markup:
+    rows = [group_row(group) for group in report.experiment_groups]
+    return element("section", element("h2", "Experiments"), data_table(GROUPS, GROUP_COLUMNS, rows))
 
 
 def _footer(report: Report) -> Markup:

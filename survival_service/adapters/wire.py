@@ -247,12 +247,11 @@ def experiments(batches: Iterable[pb.ExperimentBatch]) -> Experiments:
             column.extend(getattr(batch, name) or ([0.0] * rows if name in _MAY_BE_EMPTY else []))
         for covariate in batch.covariates:
             covariates.setdefault(covariate.name, []).extend(covariate.value)
-    matrix = np.array(list(covariates.values()), dtype=np.float64).reshape(len(covariates), -1).T
-    if not covariates:
-        matrix = np.empty((len(columns["sample_count"]), 0))
     return Experiments(
         group=tuple(group),
-        covariates=matrix,
+        covariates=np.array([*covariates.values()], dtype=np.float64)
+        .reshape(len(covariates), len(columns["sample_count"]))
+        .T,
         names=tuple(covariates),
         **{name: _floats(column) for name, column in columns.items()},
     )
