@@ -43,13 +43,17 @@ class Maximum:
 class Likelihood:
     """The log-likelihood of rows of all four kinds of censoring, as a function of (delta, gamma) on standard scales.
 
-    With `scale_fixed` (sigma = 1) gamma is no parameter. Raises nothing: the rows were checked by `Observations`.
+    With `scale_fixed` gamma is no parameter and sigma is `fixed_scale`. Raises nothing: the rows were checked by
+    `Observations`.
     """
 
-    def __init__(self, rows: Observations | Design, family: Family, *, scale_fixed: bool = False) -> None:
+    def __init__(
+        self, rows: Observations | Design, family: Family, *, scale_fixed: bool = False, fixed_scale: float = 1.0
+    ) -> None:
         self.design = rows if isinstance(rows, Design) else Design.of(rows)
         self.family = family
         self.scale_fixed = scale_fixed
+        self.fixed_scale = fixed_scale
         self._blocks = tuple(self.design.blocks())
         width = max((block.stop - block.start for _, block in self._blocks), default=0)
         self._scratch = np.empty((self.design.terms.shape[0], width))
@@ -82,7 +86,9 @@ class Likelihood:
     def start(self) -> FloatArray:
         """Parameters to start from: least squares on the middles of the rows, with the moments of the family."""
         coefficients, spread = self.design.least_squares()
-        gamma = self.design.time_scale if self.scale_fixed else self.family.deviation / max(spread, 1e-3)
+        gamma = self.family.deviation / max(spread, 1e-3)
+        if self.scale_fixed:
+            gamma = self.design.time_scale / self.fixed_scale
         delta = coefficients * gamma
         delta[0] -= self.family.mean
         return np.append(delta, gamma)
@@ -198,7 +204,9 @@ def maximise(likelihood: Likelihood, start: FloatArray | None = None) -> Maximum
 def _sampled(likelihood: Likelihood) -> FloatArray | None:
     """Where the maximum of a sample of the rows lies; None if it has none."""
     sample = likelihood.design.thinned(likelihood.design.row_count // _SAMPLE)
-    thinned = Likelihood(sample, likelihood.family, scale_fixed=likelihood.scale_fixed)
+    thinned = Likelihood(
+        sample, likelihood.family, scale_fixed=likelihood.scale_fixed, fixed_scale=likelihood.fixed_scale
+    )
     near = _climb(thinned, thinned.start())
     return near.parameters if near.converged else None
 
