@@ -87,14 +87,14 @@ class HopSkipJump(QueryAttack):
 
         def between(share: float) -> Tensor:
             if norm == "inf":
-                return image + change.clamp(-share * largest, share * largest)
-            return image + share * change
+                return change.clamp(-share * largest, share * largest).add_(image)
+            return torch.add(image, change, alpha=share)
 
         held, crossed = 0.0, 1.0
         nearest = far
         for _ in range(min(SEARCH_STEP_LIMIT, math.ceil(-math.log2(precision)))):
             middle = (held + crossed) / 2
-            point = between(middle).clamp(0, 1)
+            point = between(middle).clamp_(0, 1)
             answer = yield Question(point[None])
             if answer.misclassified[0]:
                 crossed, nearest = middle, point
@@ -109,22 +109,20 @@ class HopSkipJump(QueryAttack):
         makes the estimate less random (section IV-C of the paper).
         """
         size = point.numel()
-        moved_sum = torch.zeros(size, device=point.device)
-        crossed_sum = torch.zeros(size, device=point.device)
+        # Of all points, and of those that have crossed the boundary.
+        sums = torch.zeros(2, size, device=point.device)
         crossed_count = 0
         for first in range(0, count, _POINTS_AT_ONCE):
             n = min(_POINTS_AT_ONCE, count - first)
             draws = torch.arange(draw + first, draw + first + n, device=point.device)
-            keys = key.expand(n)
-            noise = normal(keys, draws, size) if self.norm == "2" else uniform(keys, draws, size).mul_(2).sub_(1)
+            noise = normal(key, draws, size) if self.norm == "2" else uniform(key, draws, size).mul_(2).sub_(1)
             noise.mul_(radius / lengths(noise, "2"))
             points = noise.reshape(n, *point.shape).add_(point).clamp_(0, 1)
             answer = yield Question(points)
-            moved = (points - point).reshape(n, size)
-            moved_sum += moved.sum(dim=0)
-            crossed = torch.from_numpy(np.flatnonzero(answer.misclassified)).to(point.device)
-            crossed_sum += moved[crossed].sum(dim=0)
-            crossed_count += len(crossed)
+            shares = np.stack([np.ones(n), answer.misclassified]).astype(np.float32)
+            sums.addmm_(torch.from_numpy(shares).to(point.device), (points - point).reshape(n, size))
+            crossed_count += int(answer.misclassified.sum())
+        moved_sum, crossed_sum = sums
         if crossed_count == 0:
             estimate = -moved_sum
         elif crossed_count == count:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attack_service.attacks.evolution import LEVELS, EvolutionAttack
+from attack_service.attacks.randomness import uniform
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,8 @@ class Pixel(EvolutionAttack):
         images.scatter_(2, places[:, None].expand(-1, channels, -1), values.transpose(1, 2))
         return images[:, :, :-1].reshape(n, channels, height, width)
 
-    def repair(self, genes: Tensor, random: Tensor) -> Tensor:
+    def repair(self, genes: Tensor, keys: Tensor, counters: Tensor) -> Tensor:
         """Values stop at black and white; a place beyond the image's edge becomes any other place."""
         outside = (genes < 0) | (genes > 1)
         outside.reshape(len(genes), self.pixel_count, -1)[:, :, 2:] = False
-        return torch.where(outside, random, genes).clamp_(0, 1)
+        return torch.where(outside, uniform(keys, counters, genes.shape[1]), genes).clamp_(0, 1)

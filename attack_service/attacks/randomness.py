@@ -14,6 +14,15 @@ import torch
 from torch import Tensor
 
 
+def _signed(number: int) -> int:
+    return number - 2**64 if number >= 2**63 else number
+
+
+# How the states of splitmix64 follow one another; and from draw to draw another odd number, unrelated to that.
+_GAMMA = _signed(0x9E3779B97F4A7C15)
+_STRIDE = _signed(0xD1342543DE82EF95)
+
+
 def sample_keys(seed: int, sample_indices: Sequence[int], purpose: str, device: torch.device) -> Tensor:
     """A key for each sample, (n), int64; other purposes and other seeds have unrelated ones."""
     digest = hashlib.sha256(f"{purpose}:{seed}".encode()).digest()
@@ -24,15 +33,30 @@ def sample_keys(seed: int, sample_indices: Sequence[int], purpose: str, device: 
 
 def uniform(keys: Tensor, counter: int | Tensor, size: int) -> Tensor:
     """(n, size) numbers in [0, 1), multiples of 2^-24, float32; `counter`, of all or of each (n), names the draw."""
-    return _bits(keys, counter, size).float() * 2.0**-24
+    halves = _words(keys, counter, (size + 1) // 2).view(torch.int32)[:, :size]
+    # Two numbers a word; what is cut off are signs.
+    return (halves >> 8).bitwise_and_(2**24 - 1).float().mul_(2.0**-24)
 
 
 def normal(keys: Tensor, counter: int | Tensor, size: int) -> Tensor:
     """(n, size) standard normal numbers, float32: one of 2^16 quantiles each, so at most 4.3 from zero."""
     words = _words(keys, counter, (size + 3) // 4)
     # Four numbers a word, by table: black-box attacks draw as many as they ask pixels.
-    places = words.view(torch.int16)[:, :size].to(torch.int32)
-    return _quantiles(keys.device)[places.add_(2**15)]
+    places = words.view(torch.int16)[:, :size].to(torch.int32).add_(2**15)
+    return _quantiles(keys.device).index_select(0, places.flatten()).reshape(places.shape)
+
+
+def coins(keys: Tensor, counter: int | Tensor, size: int) -> Tensor:
+    """(n, size) numbers that are zero or one with equal probability, float32."""
+    places = _words(keys, counter, (size + 63) // 64).view(torch.uint8).to(torch.int32)
+    # Eight coins a byte, by table.
+    return _tosses(keys.device).index_select(0, places.flatten()).reshape(len(places), -1)[:, :size]
+
+
+@lru_cache(maxsize=16)
+def _tosses(device: torch.device) -> Tensor:
+    tosses = (torch.arange(2**8)[:, None] >> torch.arange(8)) & 1
+    return tosses.float().to(device)
 
 
 @lru_cache(maxsize=16)
@@ -44,29 +68,29 @@ def _quantiles(device: torch.device) -> Tensor:
 
 def mix(values: Tensor) -> Tensor:
     """splitmix64's finalizer, a bijection of 64-bit integers, element by element."""
-    # In place after the first line, which is twice as fast.
-    values = values + _signed(0x9E3779B97F4A7C15)
+    return _finalize(values + _GAMMA)
+
+
+def _finalize(values: Tensor) -> Tensor:
+    # In place, which is twice as fast.
     values.bitwise_xor_(_shift(values, 30)).mul_(_signed(0xBF58476D1CE4E5B9))
     values.bitwise_xor_(_shift(values, 27)).mul_(_signed(0x94D049BB133111EB))
     return values.bitwise_xor_(_shift(values, 31))
 
 
-def _bits(keys: Tensor, counter: int | Tensor, size: int) -> Tensor:
-    """(n, size) integers of 24 random bits."""
-    return _shift(_words(keys, counter, size), 40)
-
-
 def _words(keys: Tensor, counter: int | Tensor, size: int) -> Tensor:
     """(n, size) integers of 64 random bits."""
-    streams = mix(keys + mix(torch.as_tensor(counter, dtype=torch.int64, device=keys.device)))
-    places = torch.arange(size, dtype=torch.int64, device=keys.device) * _signed(0x9E3779B97F4A7C15)
-    return mix(streams[:, None] + places)
+    # As 64-bit integers wrap around.
+    offset = counter * _STRIDE if isinstance(counter, Tensor) else _signed(counter * _STRIDE % 2**64)
+    streams = mix(keys + offset)
+    return _finalize(streams[:, None] + _places(size, keys.device))
+
+
+@lru_cache(maxsize=64)
+def _places(size: int, device: torch.device) -> Tensor:
+    return torch.arange(1, size + 1, dtype=torch.int64, device=device) * _GAMMA
 
 
 def _shift(values: Tensor, count: int) -> Tensor:
     """A logical shift to the right: torch's own keeps the sign."""
     return (values >> count).bitwise_and_((1 << (64 - count)) - 1)
-
-
-def _signed(number: int) -> int:
-    return number - 2**64 if number >= 2**63 else number

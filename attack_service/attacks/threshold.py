@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from attack_service.attacks.evolution import LEVELS, EvolutionAttack
+from attack_service.attacks.randomness import coins
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,5 +26,5 @@ class Threshold(EvolutionAttack):
         change = (genes * (2 * self.threshold)).round_().sub_(self.threshold).div_(LEVELS)
         return change.reshape(len(genes), *image.shape).add_(image).clamp_(0, 1)
 
-    def first(self, image: Tensor, random: Tensor) -> Tensor:
-        return (random < 0.5).to(random.dtype)
+    def first(self, keys: Tensor, counters: Tensor, size: int) -> Tensor:
+        return coins(keys, counters, size)
