@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -70,7 +71,9 @@ class CarliniWagner(LockstepAttack):
     def start(self, arrivals: Arrivals) -> CarliniWagnerState:
         images = arrivals.images
         n = len(images)
-        points = torch.atanh((2 * images - 1) * (1 - _EDGE))
+        inner = (2 * images - 1) * (1 - _EDGE)
+        # torch.atanh rounds a value otherwise at the end of a tensor: there another sample might stand next time.
+        points = ((1 + inner) / (1 - inner)).log_().div_(2)
         none = torch.zeros(n, device=images.device)
         return CarliniWagnerState.of(
             arrivals,
@@ -136,10 +139,9 @@ class CarliniWagner(LockstepAttack):
         slopes *= 2 * state.inputs * (1 - state.inputs)
         state.first_moments.mul_(_FIRST_DECAY).add_(slopes, alpha=1 - _FIRST_DECAY)
         state.second_moments.mul_(_SECOND_DECAY).addcmul_(slopes, slopes, value=1 - _SECOND_DECAY)
-        counts = state.iteration_counts.reshape(-1, 1, 1, 1).float()
-        rates = self.learning_rate / (1 - _FIRST_DECAY**counts)
-        scales = (state.second_moments / (1 - _SECOND_DECAY**counts)).sqrt_().add_(_SMALLEST)
-        state.points.sub_(rates * state.first_moments / scales)
+        first, second = _corrections(self.iteration_count, state.points.device)[:, state.iteration_counts]
+        scales = (state.second_moments / second.reshape(-1, 1, 1, 1)).sqrt_().add_(_SMALLEST)
+        state.points.sub_((self.learning_rate / first).reshape(-1, 1, 1, 1) * state.first_moments / scales)
         state.inputs = _images(state.points)
 
     @staticmethod
@@ -164,6 +166,17 @@ def _begin_search(state: CarliniWagnerState, rows: Tensor) -> None:
         begun[rows] = 0
     state.earlier_objectives[rows] = torch.inf
     state.search_counts[rows] += 1
+
+
+@lru_cache(maxsize=8)
+def _corrections(iteration_count: int, device: torch.device) -> Tensor:
+    """What the moments are short of after so many steps, (2, iteration_count + 1): 1 - decay^steps.
+
+    A table, since torch rounds a power otherwise at the end of a tensor: there another sample might stand next time.
+    """
+    steps = torch.arange(iteration_count + 1, dtype=torch.float64)
+    decays = torch.tensor([[_FIRST_DECAY], [_SECOND_DECAY]], dtype=torch.float64)
+    return (1 - decays**steps).float().to(device)
 
 
 def _images(points: Tensor) -> Tensor:

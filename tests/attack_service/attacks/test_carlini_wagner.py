@@ -136,12 +136,31 @@ def test_no_neighbour_changes_the_steps_of_a_sample(digits, attacked) -> None:
     alone = [attacked(attacking, model, images, labels, order=[row], **asked)[0] for row in (0, 4)]
 
     for outcome in [*backwards, *alone]:
-        # Seconds are shared among whoever is there; all else is the sample's own.
+        # Seconds are shared among whoever is there; all else is the sample's own, to the last bit.
         own = together[outcome.sample_index]
-        assert outcome.distance_l2 == pytest.approx(own.distance_l2, rel=1e-6)
         upper = None if own.seconds_upper is None else 0.0
-        left_out = {"seconds_lower": 0.0, "seconds_upper": upper, "distance_l2": 0.0}
+        left_out = {"seconds_lower": 0.0, "seconds_upper": upper}
         assert dataclasses.replace(own, **left_out) == dataclasses.replace(outcome, **left_out)
+
+
+def test_a_step_has_the_same_bits_at_any_place_among_others() -> None:
+    """Some functions of torch treat the end of a tensor otherwise: 27 values are no multiple of what fits a register."""
+    generator = torch.Generator().manual_seed(0)
+    images, gradients = torch.rand(7, 3, 3, 3, generator=generator), torch.randn(7, 3, 3, 3, generator=generator)
+    labels, logits = torch.zeros(7, dtype=torch.int64), torch.tensor([[1.0, 0.0]])
+    attacking = attack(iteration_count=200)
+
+    def points(rows: list[int]) -> Tensor:
+        state = attacking.start(Arrivals(images[rows], labels[rows], rows))
+        # Every sample at another step, as in slots that were refilled.
+        state.iteration_counts += torch.tensor(rows)
+        for _ in range(30):
+            attacking.advance(state, logits.expand(len(rows), 2), gradients[rows])
+        return state.points
+
+    together = points(list(range(7)))
+    for row in range(7):
+        assert torch.equal(points([row])[0], together[row])
 
 
 def test_distances_are_no_worse_than_the_toolboxs_at_equal_iterations(digits, attacked) -> None:
