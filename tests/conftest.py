@@ -5,7 +5,9 @@ Everything started here dies with the test process, even when that is killed.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -18,6 +20,8 @@ from pathlib import Path
 
 import pytest
 import redis
+
+_LINUX = sys.platform == "linux"
 
 # A child that asks to be killed with its parent, then becomes the program. (A `preexec_fn` would fork a process that
 # has gRPC's threads, which Python warns about.)
@@ -55,7 +59,7 @@ class Process:
     def stderr(self) -> str:
         return self.stderr_path.read_text()
 
-    def wait(self, seconds: float = 30) -> int:
+    def wait(self, seconds: float = 60) -> int:
         """Wait for the end and return the exit code."""
         return self.popen.wait(seconds)
 
@@ -85,7 +89,7 @@ class Processes:
         *arguments: str | Path,
         ready: str | None = "ready",
         env: Mapping[str, str] | None = None,
-        seconds: float = 60,
+        seconds: float = 120,
     ) -> Process:
         """Start `arguments`; unless `ready` is None, wait until a line of its output begins with it.
 
@@ -177,12 +181,14 @@ class RedisServer:
             *("--appendonly", "yes", "--maxmemory-policy", "noeviction", "--daemonize", "no"),
             ready=None,
         )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         with redis.Redis.from_url(self.url) as client:
             while True:
                 try:
-                    client.ping()
-                    return
+                    # Its own: another test's, or a client that met itself, may answer on a port that was taken.
+                    if client.info("server")["process_id"] == self.process.pid:
+                        return
+                    pytest.fail(f"somebody else answers on port {self.port}:\n{self.process.stdout}")
                 except redis.ConnectionError:
                     if time.monotonic() > deadline or self.process.popen.poll() is not None:
                         pytest.fail(f"no Redis server:\n{self.process.stdout}{self.process.stderr}")
@@ -197,12 +203,19 @@ class RedisServer:
 
 @pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
-    """Returns a loopback port that nobody listens on."""
+    """Returns a loopback port that nobody listens on, below those that the system gives to connections.
+
+    A Redis that is killed and started again would find one of those taken: a client that tries to reach it may be given
+    its very port, and then be connected to itself.
+    """
+    below = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]) if _LINUX else 0
 
     def find() -> int:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            return int(listener.getsockname()[1])
+        for _ in range(100):
+            with socket.socket() as listener, contextlib.suppress(OSError):
+                listener.bind(("127.0.0.1", random.SystemRandom().randrange(10_000, below) if below > 15_000 else 0))
+                return int(listener.getsockname()[1])
+        pytest.fail("no port is free")
 
     return find
 
@@ -244,7 +257,7 @@ def module_redis_url(
     return server.url
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20, message: str = "") -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 60, message: str = "") -> None:
     """Poll until `condition` holds; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -255,5 +268,5 @@ def wait_until(condition: Callable[[], object], seconds: float = 20, message: st
 
 @pytest.fixture(scope="session", name="wait_until")
 def _wait_until() -> Callable[..., None]:
-    """`wait_until(condition, seconds=20)` polls until the condition holds, and fails if it never does."""
+    """`wait_until(condition, seconds=60)` polls until the condition holds, and fails if it never does."""
     return wait_until

@@ -12,7 +12,7 @@ import pytest
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "attack_service", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **env})
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **env})
 
 
 def assert_one_line(ended: subprocess.CompletedProcess[str], code: int, *words: str) -> None:

@@ -133,18 +133,18 @@ class Follower:
                 self.breaks += 1
                 time.sleep(0.1)
 
-    def finish(self, seconds: float = 60) -> pb.End:
+    def finish(self, seconds: float = 150) -> pb.End:
         self._thread.join(seconds)
         assert self.end is not None, "the stream did not end"
         return self.end
 
-    def wait_for_outcomes(self, count: int, seconds: float = 30) -> None:
+    def wait_for_outcomes(self, count: int, seconds: float = 90) -> None:
         deadline = time.monotonic() + seconds
         while len(self.indices) < count:
             assert time.monotonic() < deadline, f"{len(self.indices)} of {count} outcomes"
             time.sleep(0.02)
 
-    def assert_complete(self, count: int = SAMPLE_COUNT, seconds: float = 60) -> pb.End:
+    def assert_complete(self, count: int = SAMPLE_COUNT, seconds: float = 150) -> pb.End:
         """The job has succeeded, and every sample of it was seen once, without a gap."""
         end = self.finish(seconds)
         assert end.attack_job.state == pb.AttackJob.STATE_SUCCEEDED, end.attack_job.failure_message

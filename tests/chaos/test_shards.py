@@ -41,7 +41,7 @@ def test_two_workers_share_a_job_that_is_prepared_once(service, wait_until) -> N
     end = follower.assert_complete(count=160)
     assert sorted(follower.indices) == list(range(160))
     assert {index: shard for index, shard in follower.shard_of.items() if shard != index % 4} == {}
-    wait_until(lambda: sorted(shard for worker in workers for shard in shards_of(worker, job_id)) == [0, 1, 2, 3])
+    wait_until(lambda: sorted(shard for worker in workers for shard in shards_of(worker, job_id)) == [0, 1, 2, 3], 60)
     assert all(shards_of(worker, job_id) for worker in workers)
     assert trainings(service, job_id) == 1
     job = end.attack_job
@@ -53,13 +53,14 @@ def test_two_workers_share_a_job_that_is_prepared_once(service, wait_until) -> N
 
 def test_a_worker_that_is_killed_leaves_its_shard_to_the_other(service, wait_until) -> None:
     workers = living_workers(service)
-    job_id = service.create(sample_count=120, shard_count=4)
+    # Long shards: neither is at its end when the worker is killed.
+    job_id = service.create(sample_count=200, shard_count=2)
     follower = service.follow(job_id)
-    wait_until(lambda: len(follower.sequences) >= 2, message="two shards at work")
+    wait_until(lambda: len(follower.sequences) == 2, seconds=60, message="two shards at work")
     killed = next(worker for worker in workers if f"shard 1 of job {job_id}" in worker.stderr)
     killed.signal(signal.SIGKILL)
-    end = follower.assert_complete(count=120)
-    assert sorted(follower.indices) == list(range(120))
+    end = follower.assert_complete(count=200)
+    assert sorted(follower.indices) == list(range(200))
     assert end.attack_job.attempt_count == 2
     assert trainings(service, job_id) == 1
 
@@ -76,9 +77,9 @@ def test_a_training_that_kills_its_worker_is_begun_again_by_the_first_shard_alon
 def test_a_cancel_reaches_every_shard(service, wait_until) -> None:
     job_id = service.create(sample_count=9000, shard_count=3)
     follower = service.follow(job_id)
-    wait_until(lambda: len(follower.sequences) == 2, message="two shards at work, the third waits")
+    wait_until(lambda: len(follower.sequences) == 2, seconds=60, message="two shards at work, the third waits")
     service.stub.CancelAttackJob(pb.CancelAttackJobRequest(attack_job_id=job_id))
-    end = follower.finish(60)
+    end = follower.finish()
     assert end.attack_job.state == pb.AttackJob.STATE_CANCELED
     assert end.outcome_count == len(follower.indices) < 3000, "before any shard was attacked to its end"
     assert list(end.attack_job.warnings) == []
@@ -88,10 +89,10 @@ def test_a_cancel_reaches_every_shard(service, wait_until) -> None:
 
 def test_a_shard_that_fails_stops_the_others(service, wait_until) -> None:
     follower = service.follow(service.create(seed=LAST_SHARD_FAILS, sample_count=6000, shard_count=2))
-    end = follower.finish(60)
+    end = follower.finish()
     assert end.attack_job.state == pb.AttackJob.STATE_FAILED
     assert end.attack_job.failure_message == "the dataset is not there; give --data-root"
-    wait_until(lambda: any("has ended without this shard" in worker.stderr for worker in service.workers))
+    wait_until(lambda: any("has ended without this shard" in worker.stderr for worker in service.workers), 60)
     service.follow(service.create(sample_count=2)).assert_complete(count=2)
 
 

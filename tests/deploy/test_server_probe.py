@@ -34,7 +34,7 @@ def address() -> Iterator[str]:
 def probe(root: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(root / "deploy/server_probe.py"), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
     return ask
 

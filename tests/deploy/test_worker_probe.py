@@ -17,7 +17,7 @@ def probe(root: Path) -> Callable[[str, str], subprocess.CompletedProcess[str]]:
     def ask(question: str, redis_url: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(root / "deploy/worker_probe.py"), question]
         environment = {**os.environ, "AFR_REDIS_URL": redis_url}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=False)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
     return ask
 

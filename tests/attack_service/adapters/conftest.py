@@ -14,6 +14,7 @@ from afr.attack.v1 import attack_service_pb2_grpc as rpc
 from afr.rpc.channel import open_channel
 
 from attack_service import catalog
+from attack_service.adapters import ledger
 from attack_service.adapters.connecting import connect, connect_asyncio
 from attack_service.adapters.job_store import JobStore
 from attack_service.adapters.ledger import RedisLedger
@@ -61,6 +62,12 @@ def make_outcome() -> Callable[..., Outcome]:
 @pytest.fixture(scope="session")
 def make_in_flight() -> Callable[[int], InFlight]:
     return lambda sample_index: InFlight(sample_index, 2, 3, 2, 0.03125)
+
+
+@pytest.fixture(autouse=True)
+def long_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody renews the leases of these tests, and a slow machine is no reason to lose one."""
+    monkeypatch.setattr(ledger, "LEASE_SECONDS", 600.0)
 
 
 @pytest.fixture
