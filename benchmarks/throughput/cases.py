@@ -6,7 +6,7 @@ Settings are named alike for all libraries; `ours` are the parameters of our cat
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -43,10 +43,22 @@ class Case:
     least_sure: bool = False
     surest: bool = False
     left_out: Mapping[str, str] = field(default_factory=dict)
+    quick_settings: Mapping[str, float] = field(default_factory=dict)
+    quick_ours: Mapping[str, float] = field(default_factory=dict)
 
-    def samples(self, ground: Ground, quick: bool) -> tuple[Tensor, Tensor]:
+    def shortened(self) -> Case:
+        """The case for a quick look: few samples, and where a single one takes seconds, fewer steps."""
+        return replace(
+            self,
+            sample_count=self.quick_count,
+            settings={**self.settings, **self.quick_settings},
+            ours={**self.ours, **self.quick_ours},
+            left_out={},
+        )
+
+    def samples(self, ground: Ground) -> tuple[Tensor, Tensor]:
         """Images and labels. `least_sure` and `surest`: by the margin between the true class and the next."""
-        count = self.quick_count if quick else self.sample_count
+        count = self.sample_count
         chosen = torch.arange(count)
         if self.least_sure or self.surest:
             logits = answers(ground.trained, ground.images)
@@ -73,11 +85,13 @@ CASES: tuple[Case, ...] = (
         "inf",
         0.005,
         128,
-        64,
+        16,
         **_pgd(0.005, 0.00125, 40),
         full_floor=40,
         steps_told=True,
         surest=True,
+        quick_settings={"steps": 10},
+        quick_ours={"max_iterations": 10},
     ),
     Case(
         "fixed",
@@ -86,7 +100,7 @@ CASES: tuple[Case, ...] = (
         "inf",
         0.1,
         512,
-        64,
+        16,
         **_pgd(0.1, 0.0055, 40),
         full_floor=40,
         steps_told=True,
@@ -98,7 +112,7 @@ CASES: tuple[Case, ...] = (
         "inf",
         0.03,
         256,
-        64,
+        16,
         **_pgd(0.03, 0.0075, 40),
         full_floor=40,
         steps_told=True,
@@ -134,6 +148,8 @@ CASES: tuple[Case, ...] = (
             "initial_constant": 1.0,
         },
         to_the_end=True,
+        quick_settings={"steps": 10, "searches": 2},
+        quick_ours={"max_iterations": 10, "binary_search_steps": 2},
     ),
     Case(
         "apgd",
@@ -142,7 +158,7 @@ CASES: tuple[Case, ...] = (
         "inf",
         0.05,
         192,
-        32,
+        16,
         settings={"epsilon": 0.05, "steps": 40},
         ours={"epsilon": 0.05, "max_iterations": 40, "random_start": 1},
     ),
@@ -156,6 +172,8 @@ CASES: tuple[Case, ...] = (
         16,
         settings={"epsilon": 0.1, "queries": 300},
         ours={"epsilon": 0.1, "max_queries": 300, "initial_share": 0.8},
+        quick_settings={"queries": 50},
+        quick_ours={"max_queries": 50},
     ),
     Case(
         "hopskipjump",
@@ -173,6 +191,8 @@ CASES: tuple[Case, ...] = (
             "max_evaluations": 10000,
             "max_starts": 100,
         },
+        quick_settings={"steps": 3},
+        quick_ours={"max_iterations": 3},
     ),
     Case(
         "pixel",
