@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +176,26 @@ def test_the_published_figures_come_out(afrctl: Any, survival_server: str) -> No
     assert medians.keys() == PUBLISHED_MEDIANS.keys()
     for attack, published in PUBLISHED_MEDIANS.items():
         assert medians[attack] == pytest.approx(published, rel=0.1)
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="the published experiments are not here")
+def test_most_of_what_depth_adds_to_an_attack_is_latency(afrctl: Any, survival_server: str) -> None:
+    """docs/reanalysis.md: seconds of attack are inferences times seconds of inference, so the effects add up."""
+    root = Path(__file__).parents[2]
+    script = root / "examples" / "published_times.py"
+    subprocess.run([sys.executable, script, PUBLISHED], cwd=afrctl.folder, check=True)
+    effect = {}
+    for name in ("attack", "inference", "inferences"):
+        words = ("--distribution", "log-normal", "--format", "json", "--survival-address", survival_server)
+        ended = afrctl("fit", f"{name}.csv", *words)
+        assert ended.returncode == 0, ended.stderr
+        (fit,) = json.loads(ended.stdout)["fits"]
+        effect[name] = next(c for c in fit["coefficients"] if c["covariate"] == "layers")
+        stated = f"+{effect[name]['estimate']:.5f} ({effect[name]['standard_error']:.5f})"
+        assert stated in (root / "docs" / "reanalysis.md").read_text()
+    assert effect["attack"]["estimate"] == pytest.approx(
+        effect["inference"]["estimate"] + effect["inferences"]["estimate"], rel=1e-6
+    )
 
 
 GOOD = outcome_rows()[0]
