@@ -8,7 +8,7 @@ INSTALLED := .venv/installed
 # Waiting OpenMP threads that spin take the cores from the processes that work: attacks get ten times slower.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: evaluate test test-slow test-gpu lint protos lock install clean help
+.PHONY: evaluate test test-slow test-gpu benchmark lint protos lock install clean help
 
 help:            ## Say what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,13 @@ test-slow: $(INSTALLED)  ## Run the slow tests too.
 
 test-gpu: $(INSTALLED)   ## Run the tests that need a CUDA device.
 	$(BIN)/python -m pytest -m gpu tests/gpu $(PYTEST)
+
+.venv/peers: benchmarks/peers.txt $(INSTALLED)
+	$(BIN)/uv pip install --quiet --no-deps --require-hashes --target $@ -r benchmarks/peers.txt
+	@touch $@
+
+benchmark: .venv/peers   ## Time every attack beside the other libraries: half an hour; BENCHMARK=--quick takes a minute.
+	PYTHONPATH=.venv/peers OMP_NUM_THREADS=1 $(BIN)/python benchmarks/attack_throughput.py $(BENCHMARK)
 
 lint: $(INSTALLED)       ## Check style, types, the import contracts and the protos.
 	$(BIN)/ruff check .
