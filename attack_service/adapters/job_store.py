@@ -63,6 +63,7 @@ class StoredJob:
 
     job: AttackJob
     shards: tuple[StoredShard, ...]
+    """At least one; none of a job that a release before there were shards has left behind."""
 
     @property
     def held(self) -> bool:
@@ -126,7 +127,8 @@ class JobStore:
             known_id = known.decode()
             asked: Any = await self._client.hget(JobKeys(known_id).record, "asked")
         stored = await self.get(known_id)
-        if asked.decode() != _asked(spec):
+        # A job of an older release does not say.
+        if asked is None or asked.decode() != _asked(spec):
             raise RequestConflict(
                 f"request_id {request_id!r} was used for another specification (job {known_id}); use a new one"
             )
@@ -173,7 +175,8 @@ class JobStore:
         with outages_as_domain_errors():
             request_id: Any = await self._client.hget(keys.record, "request_id")
             others = [keys.warnings, keys.timing_violations, keys.changes]
-            for shard in keys.shards(await self._shard_count(job_id)):
+            # An older release had one shard, and did not say so.
+            for shard in keys.shards(await self._shard_count(job_id) or 1):
                 others += [shard.meta, shard.outcomes, shard.progress, shard.lease]
             if request_id:
                 others.append(request_key(request_id.decode()))
@@ -247,7 +250,9 @@ def with_worker_warnings(stored: StoredJob, live_worker_count: int) -> AttackJob
     job = stored.job
     if job.state.ended:
         return job
-    if live_worker_count == 0 and not stored.held:
+    if not stored.shards:
+        sentence = "it was queued by an older release, whose jobs no worker takes any more; cancel it, and run it again"
+    elif live_worker_count == 0 and not stored.held:
         sentence = "no worker is running; start one with python -m attack_service work"
     elif stored.lost:
         sentence = "a worker of this job was lost; another attempt will continue what it did"

@@ -239,7 +239,15 @@ class AttackServicer(rpc.AttackServiceServicer):
 
 
 def _continue(stored: StoredJob, token: Positions | None, field: str) -> Positions:
-    """Where reading goes on. Raises `InvalidSpecification` for a token of a job with other shards."""
+    """Where reading goes on.
+
+    Raises `InvalidSpecification` for a token of a job with other shards, `OutcomesLost` for a job of an older release.
+    """
+    if not stored.shards:
+        raise OutcomesLost(
+            f"attack job {stored.job.attack_job_id} was recorded by an older release, whose outcomes this one cannot "
+            "read; run the job again"
+        )
     positions = start(len(stored.shards)) if token is None else token
     if len(positions) != len(stored.shards):
         raise InvalidSpecification(

@@ -23,7 +23,7 @@ from attack_service.adapters import wire
 from attack_service.adapters.connecting import connect, connect_asyncio
 from attack_service.adapters.job_store import JobStore
 from attack_service.adapters.keys import WORKERS, worker_key
-from attack_service.adapters.ledger import RedisLedger
+from attack_service.adapters.ledger import RedisLedger, Refusal
 from attack_service.adapters.outcome_log import OutcomeLog
 from attack_service.adapters.queueing import QUEUE, JobQueue, build_app
 from attack_service.adapters.servicer import AttackServicer
@@ -353,6 +353,30 @@ def test_a_deadline_ends_a_stream_and_frees_the_server(stub, worker_client, wait
     wait_until(reading, 60)
     cancelled.cancel()
     wait_until(lambda: not reading(), 60)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_job_of_a_release_before_there_were_shards_is_told_and_can_be_removed(stub, worker_client, ended) -> None:
+    job_id = create(stub)
+    if ended:
+        begin(worker_client, job_id).finish(State.FAILED, "out of memory")
+    worker_client.hdel(f"afr:job:{job_id}", "shard_count", "asked")
+    request = pb.StreamOutcomesRequest(attack_job_id=job_id)
+    for call, asked in (
+        (stub.StreamOutcomes, request),
+        (stub.ListOutcomes, pb.ListOutcomesRequest(attack_job_id=job_id)),
+    ):
+        failed = failure(call, asked)
+        assert (failed.code, failed.reason) == (grpc.StatusCode.DATA_LOSS, "OUTCOMES_LOST")
+        assert "by an older release" in failed.message
+    job = stub.GetAttackJob(pb.GetAttackJobRequest(attack_job_id=job_id)).attack_job
+    assert any("cancel it, and run it again" in warning for warning in job.warnings) is not ended
+    assert isinstance(RedisLedger.begin(worker_client, job_id, attempt_limit=3), Refusal)
+    worker_client.xadd(f"afr:job:{job_id}:shard:0:outcomes", {"b": b"of another format", "s": 0})
+    stub.CancelAttackJob(pb.CancelAttackJobRequest(attack_job_id=job_id))
+    stub.DeleteAttackJob(pb.DeleteAttackJobRequest(attack_job_id=job_id))
+    assert failure(stub.StreamOutcomes, request).code is grpc.StatusCode.NOT_FOUND
+    assert worker_client.keys(f"afr:job:{job_id}*") == []
 
 
 def test_a_job_is_deleted_once_it_has_ended(stub) -> None:
