@@ -12,7 +12,7 @@ from cli.stack import ATTACK_SERVER, SURVIVAL_SERVER, WORKER, Plan, Stack, can_r
 from cli.standing import running_stack
 
 _WORKER_SECONDS = 60.0
-_SURVIVAL_SECONDS = 60.0
+_SURVIVAL_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ def experiment_rows() -> list[dict[str, Any]]:
 
 
 def reported(afrctl: Any, *words: str | Path) -> dict[str, Any]:
-    ended = afrctl("report", "--outcomes", *words, "--format", "json", "--output", "made")
+    ended = afrctl("report", "--outcomes", *words, "--format", "json", "--output", "made", seconds=200)
     assert ended.returncode == 0, ended.stderr
     report: dict[str, Any] = json.loads(ended.stdout)
     assert json.loads((afrctl.folder / "made" / "report.json").read_text()) == report
