@@ -11,7 +11,7 @@ One table, all in one run on the same trained model and the same samples (`throu
   image once more, to verify it.
 - ART, torchattacks, Foolbox, adv-lib: as they come, on the model as it was trained and as a checkpoint is loaded (its
   weights require gradients, its batch norms are not folded, its memory format is torch's default), in batches of 64.
-  What they find is judged alike. With `, frozen`, for PGD: the same on our frozen model.
+  What they find is judged alike. With `, frozen`, in the fixed case: the same on our frozen model.
 
 Figures are medians, over interleaved repeats, of CPU seconds of all threads (on a GPU of wall seconds); a ratio is
 the median of the repeats' ratios. Before them every way runs once to warm up and to be looked at: the samples that
@@ -145,7 +145,7 @@ def run(case: Case, ground: Ground, device: torch.device, *, repeats: int, quick
             attack, ground.trained, images, labels, norm=case.norm, epsilon=case.epsilon, step_count=steps
         )
         ways[library] = partial(seeded, partial(in_batches, attack, images, labels))
-        if case.full_floor and not quick:
+        if case.frozen_too and not quick:
             # Nothing of this is judged: it tells the speed of the attack from that of the form of the model.
             alike = build(ground.frozen, case.attack, case.settings)
             assert alike is not None
