@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -221,7 +222,7 @@ class Afrctl:
     environment: dict[str, str]
 
     def __call__(
-        self, *arguments: str | Path, seconds: float = 60, **environment: str
+        self, *arguments: str | Path, seconds: float = 150, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Run to the end. `environment` adds to the variables."""
         return subprocess.run(
@@ -267,6 +268,13 @@ class Afrctl:
                 if mark in (process / "environ").read_bytes():
                     found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
         return found
+
+    def assert_no_process(self) -> None:
+        """None is left of a stack started by this object, but one that was killed may take a moment to end."""
+        deadline = time.monotonic() + 60
+        while left := self.processes():
+            assert time.monotonic() < deadline, left
+            time.sleep(0.02)
 
 
 @pytest.fixture

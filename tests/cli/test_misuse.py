@@ -78,7 +78,7 @@ def test_a_misuse_is_one_line(afrctl: Any, arguments: tuple[str, ...], code: int
     assert len(lines) == 1, ended.stderr
     assert lines[0].startswith("error: ")
     assert said in lines[0]
-    assert afrctl.processes() == []
+    afrctl.assert_no_process()
 
 
 def test_a_folder_that_was_made_for_nothing_is_removed(afrctl: Any, tmp_path: Path) -> None:

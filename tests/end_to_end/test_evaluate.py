@@ -5,13 +5,13 @@ The tests of this module share one model store, and after the first of them noth
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,16 +103,18 @@ def test_one_command_trains_attacks_and_reports(first: Any) -> None:
     assert "<svg" in (folder / "report.html").read_text()
 
 
-def test_nothing_of_the_stack_is_left(first: Any, environment: dict[str, str]) -> None:
+def test_nothing_of_the_stack_is_left(first: Any, environment: dict[str, str], wait_until: Any) -> None:
     mark = f"AFRCTL_STACK={environment['TMPDIR']}".encode()
-    left = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (process / "environ").read_bytes():
-                left.append((process / "cmdline").read_bytes())
-        except OSError:
-            continue
-    assert left == []
+
+    def left() -> list[bytes]:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if mark in (process / "environ").read_bytes():
+                    found.append((process / "cmdline").read_bytes())
+        return found
+
+    wait_until(lambda: left() == [])
     assert list(Path(environment["TMPDIR"]).glob("afr-*")) == []
 
 
@@ -213,7 +215,7 @@ def test_what_the_services_refuse_is_one_line(
 
 
 def test_ctrl_c_cancels_the_job_on_the_server(
-    addresses: dict[str, str], afrctl: Run, environment: dict[str, str], tmp_path: Path
+    addresses: dict[str, str], afrctl: Run, environment: dict[str, str], tmp_path: Path, wait_until: Any
 ) -> None:
     """The samples that were under attack are kept too, as censored at their last check."""
     command = [
@@ -222,11 +224,9 @@ def test_ctrl_c_cancels_the_job_on_the_server(
     ]  # fmt: skip
     with (tmp_path / "said").open("w") as said:
         running = subprocess.Popen(command, env={**environment, **addresses}, stderr=said, stdout=said)
-        deadline = time.monotonic() + 60
-        while "attacking with pgd" not in (tmp_path / "said").read_text() and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_until(lambda: "attacking with pgd" in (tmp_path / "said").read_text(), 120)
         running.send_signal(signal.SIGINT)
-        assert running.wait(30) == 130
+        assert running.wait(90) == 130
     text = (tmp_path / "said").read_text()
     assert "Traceback" not in text
     assert "is canceled" in text.splitlines()[-1]
