@@ -150,7 +150,9 @@ class ReportSubmission:
                 )
                 if cost <= 0
             )
-            return make_report([(replace(facts, warnings=missing), self._table)], self._options)
+            stated = "what training cost was stated by whoever submitted the outcomes, not measured by this service"
+            told = (stated,) if len(missing) < len(Clock) else ()
+            return make_report([(replace(facts, warnings=missing + told), self._table)], self._options)
         if not self._row_count:
             raise InvalidRequest("content", "nothing was sent; send a job with outcomes, or experiments")
         try:

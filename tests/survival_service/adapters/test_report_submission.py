@@ -52,6 +52,7 @@ def test_a_submitted_job_gets_the_report_of_its_outcomes(faults: Any) -> None:
     assert found.clock_reports[0].cost_normalized_failure_rate.value is not None
     assert found.clock_reports[1].cost_normalized_failure_rate.value is None
     assert any("--training-seconds" in sentence for sentence in found.limitations)
+    assert any("stated by whoever submitted" in sentence for sentence in found.limitations)
 
 
 def test_experiments_come_in_as_many_batches_as_one_likes() -> None:
