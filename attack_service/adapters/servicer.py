@@ -94,6 +94,7 @@ class AttackServicer(rpc.AttackServiceServicer):
         await self._log.check(job_id, positions)
         loop = asyncio.get_running_loop()
         shown: AttackJob | None = None
+        changed = False
         last_message = looked = loop.time()
         while True:
             job = await self._with_warnings(stored)
@@ -111,10 +112,12 @@ class AttackServicer(rpc.AttackServiceServicer):
                 if not entries:
                     break
             else:
-                pause = _LOOK_SECONDS if job == shown else _NEWS_SECONDS
+                pause = _NEWS_SECONDS if changed or job != shown else _LOOK_SECONDS
                 entries, latest = await self._unless_stopping(self._log.wait(job_id, positions, change, pause))
-                if latest != change or loop.time() - looked >= _LOOK_SECONDS:
-                    change, looked = latest, loop.time()
+                changed, change = changed or latest != change, latest
+                # Each of many shards changes the job several times a second, and all of it is read at every look.
+                if loop.time() - looked >= (_NEWS_SECONDS if changed else _LOOK_SECONDS):
+                    changed, looked = False, loop.time()
                     stored = await self._jobs.get(job_id)
             for entry in entries:
                 if self._stopping.is_set():

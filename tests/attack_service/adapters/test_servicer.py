@@ -303,6 +303,24 @@ def test_outcomes_and_news_arrive_while_the_job_runs(stub, worker_client, make_o
     assert rest[-1].end.outcome_count == 1
 
 
+def test_a_job_that_changes_all_the_time_is_looked_at_a_few_times_a_second(stub, worker_client) -> None:
+    """Or a stream of a job of many shards would keep the server busy with reading their state."""
+    job_id = create(stub)
+    ledger = begin(worker_client, job_id)
+    messages = stream(stub, job_id)
+    next(messages)
+
+    def looks() -> int:
+        return int(worker_client.info("commandstats")["cmdstat_zrange"]["calls"]) // 2
+
+    before, began = looks(), time.monotonic()
+    for _ in range(600):
+        ledger.warn("always the same sentence")
+    assert looks() - before <= (time.monotonic() - began) / 0.2 + 5 < 300
+    ledger.finish(State.FAILED, "enough")
+    assert list(messages)[-1].end.attack_job.failure_message == "enough"
+
+
 def test_a_stream_of_a_canceled_job_ends(stub) -> None:
     job_id = create(stub)
     messages = stream(stub, job_id)
@@ -489,8 +507,8 @@ def test_shards_that_nobody_queued_are_queued(server, worker_client, wait_until)
     with open_channel(server.address) as channel:
         request = pb.CreateAttackJobRequest(spec=spec)
         job_id = rpc.AttackServiceStub(channel).CreateAttackJob(request).attack_job.attack_job_id
-    worker_client.delete(QUEUE)
     ledger = begin(worker_client, job_id)
+    worker_client.delete(QUEUE)
     ledger.model_ready(Preparation(ModelRecord("weights", 1.5, 9, 1, 0.9, 9, 9, 10, "cpu"), "dataset"))
 
     def queued(shard_index: int) -> bool:
