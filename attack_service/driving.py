@@ -27,7 +27,7 @@ _IDLE = -1
 # Some sums over a single row are divided among threads, and then rounded otherwise than those over many.
 _FEWEST_ROWS = 2
 # Samples whose questions share a pass, if they have many: more of them keep more memory.
-_FEWEST_LIVE = 8
+_FEWEST_LIVE = 4
 
 
 def drive_lockstep(
@@ -312,7 +312,7 @@ class _Live:
             self.question = self.interview.send(answer)
         except StopIteration:
             return False
-        self.unanswered_count = len(self.question.images)
+        self.unanswered_count = self.question.images.shape[0]
         return True
 
 
@@ -325,9 +325,8 @@ class _Part(NamedTuple):
     @property
     def images(self) -> Tensor:
         images, left = self.one.question.images, self.one.unanswered_count
-        if self.size == len(images):
-            return images
-        return images[len(images) - left : len(images) - left + self.size]
+        count = images.shape[0]
+        return images if self.size == count else images[count - left : count - left + self.size]
 
 
 def _joined(answers: list[Answer]) -> Answer:

@@ -21,8 +21,10 @@ from attack_service.attacks.randomness import coins, sample_keys, uniform
 LEVELS = 255
 # How much of the difference is added: another share in this range every generation.
 _LEAST_SHARE, _LARGEST_SHARE = 0.5, 1.0
-# Rivals are bred when they are asked about: a sample that has failed needs no more of them, and so few stay in a cache.
+# Rivals are bred when they are asked about, so many at once: a sample that has failed needs no more of them. But more
+# of them while their genes and their images are few values, so that these stay in a cache.
 _BRED_AT_ONCE = 64
+_GENES_AT_ONCE, _VALUES_AT_ONCE = 2**16, 2**18
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class EvolutionAttack(QueryAttack):
 
     It does so by maximising the `doubt`, which grows as that probability falls, also where float32 makes it 1. A rival
     takes each gene from the bred ones with probability 1/2, and else from the member: if it took all, as in
-    adversarial-robustness-toolbox, a rival of hundreds of genes would lose most of what is good in its member.
+    adversarial-robustness-toolbox, nothing of what is good in the member would be left in its rival.
     """
 
     population_size: int
@@ -62,6 +64,7 @@ class EvolutionAttack(QueryAttack):
         )
         labels = torch.full((n,), label, device=device)
         genes, scores = torch.empty(n, size, device=device), torch.empty(n, device=device)
+        bred_count = max(_BRED_AT_ONCE, min(_GENES_AT_ONCE // size, _VALUES_AT_ONCE // image.numel()))
         for generation in range(self.generation_count + 1):
             parents = genes
             if generation:
@@ -69,8 +72,8 @@ class EvolutionAttack(QueryAttack):
                 one, other, share = _pairs(uniform(choices, generation, 2 * n + 1)[0], n)
                 # The difference is between members of one generation, whoever of the next is known already.
                 genes = torch.empty_like(genes)
-            for begin in range(0, n, _BRED_AT_ONCE):
-                block = slice(begin, min(begin + _BRED_AT_ONCE, n))
+            for begin in range(0, n, bred_count):
+                block = slice(begin, min(begin + bred_count, n))
                 counters = torch.arange(block.start, block.stop, device=device) + generation * n
                 if not generation:
                     genes[block] = self.first(other_keys, counters, size)
