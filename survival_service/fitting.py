@@ -20,6 +20,7 @@ from survival_service.likelihood import Likelihood, Maximum, maximise
 from survival_service.metrics import concordance
 from survival_service.observations import Clock, FloatArray, IntArray, Observations
 from survival_service.predictions import FittedTime
+from survival_service.profiling import median_interval
 
 INTERCEPT = "intercept"
 USABLE = "the fit can be used"
@@ -29,6 +30,10 @@ FAILURES_PER_PARAMETER = 2
 # fewer than this its errors are known to come out too small.
 CLUSTERS_PER_PARAMETER = 2
 FEW_CLUSTERS = 20
+# With fewer failures than this, or no more of the samples than this, the interval of the median is found by profile
+# likelihood: that of so many standard errors then covers too rarely.
+FEW_FAILURES = 30
+FEW_FAILURES_SHARE = 0.1
 # Standard errors that no identified parameter has: of log sigma (about 0.8 over the root of the failures), and of a
 # standardised coefficient in units of sigma (about one over the root of the failures, times its collinearity).
 LARGEST_LOG_SCALE_ERROR = 3.0
@@ -165,21 +170,25 @@ def fit(
 
 
 def described(found: Fit, observations: Observations | Prepared, *, level: float = DEFAULT_LEVEL) -> Fit:
-    """A fit of these observations with its survival curve and, if it has covariates, its concordance."""
+    """A fit of these observations with what a report adds: its curve and, if it has covariates, its concordance.
+
+    Where failures are few and rows independent, the interval of the median becomes that of the profile likelihood.
+    """
     if found.status is not Status.OK or found.covariance is None:
         return found
     rows = observations if isinstance(observations, Prepared) else prepared(observations)
     data = rows.observations
-    ranking = None
+    beta, ranking, median = np.array([c.estimate for c in found.coefficients]), None, found.median
     if data.names:
-        beta = np.array([c.estimate for c in found.coefficients])
         time = np.where(data.failed, data.upper, data.lower)
         ranking = concordance(time, data.failed, data.covariates @ beta[1:], data.weight)
-    return replace(
-        found,
-        curve=_law(found, rows).curve(found.restriction_time, level),
-        concordance=ranking,
-    )
+    few = rows.failure_count < FEW_FAILURES or rows.failure_count <= FEW_FAILURES_SHARE * rows.observation_count
+    if few and data.cluster is None and rows.design is not None:
+        distribution = found.distribution
+        likelihood = Likelihood(rows.design, distribution.family, scale_fixed=distribution.scale_fixed)
+        median = median_interval(likelihood, likelihood.standardised(beta, found.scale), median, level)
+    curve = _law(found, rows).curve(found.restriction_time, level)
+    return replace(found, median=median, curve=curve, concordance=ranking)
 
 
 def ranked(fits: tuple[Fit, ...]) -> tuple[Fit, ...]:

@@ -8,6 +8,7 @@ results are mapped back from the standard scales of `Design`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy.linalg.lapack import dposv
@@ -38,6 +39,23 @@ class Maximum:
     information: FloatArray
     iteration_count: int
     converged: bool
+
+
+class Concave(Protocol):
+    """What Newton's method climbs: a function of parameters of which the last, unless fixed, must stay above 0."""
+
+    scale_fixed: bool
+
+    @property
+    def parameter_count(self) -> int:
+        """Parameters that are free; a fixed last one is passed along with them."""
+
+    @property
+    def observation_count(self) -> float:
+        """Samples, which say what a negligible gain is."""
+
+    def __call__(self, parameters: FloatArray) -> tuple[float, FloatArray, FloatArray]:
+        """Value, score and Hessian in the free parameters."""
 
 
 class Likelihood:
@@ -195,10 +213,10 @@ def maximise(likelihood: Likelihood, start: FloatArray | None = None) -> Maximum
         if start is None and likelihood.design.row_count > _MANY_ROWS:
             start = _sampled(likelihood)
         if start is not None:
-            warm = _climb(likelihood, start)
+            warm = climb(likelihood, start)
             if warm.converged:
                 return warm
-        return _climb(likelihood, likelihood.start())
+        return climb(likelihood, likelihood.start())
 
 
 def _sampled(likelihood: Likelihood) -> FloatArray | None:
@@ -207,11 +225,12 @@ def _sampled(likelihood: Likelihood) -> FloatArray | None:
     thinned = Likelihood(
         sample, likelihood.family, scale_fixed=likelihood.scale_fixed, fixed_scale=likelihood.fixed_scale
     )
-    near = _climb(thinned, thinned.start())
+    near = climb(thinned, thinned.start())
     return near.parameters if near.converged else None
 
 
-def _climb(likelihood: Likelihood, parameters: FloatArray) -> Maximum:
+def climb(likelihood: Concave, parameters: FloatArray) -> Maximum:
+    """Newton's method with backtracking from these parameters. Never raises; overflow is the caller's to silence."""
     free = likelihood.parameter_count
     value, score, hessian = likelihood(parameters)
     for iteration in range(1, _ITERATION_LIMIT + 1):
