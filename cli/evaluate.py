@@ -108,7 +108,8 @@ def evaluate(
     """
     if attack == "none":
         raise Misuse("--attack none attacks nothing, so there is nothing to report; `afrctl train` trains a model")
-    if epsilon is not None and epsilon > 1 and norm in (None, "inf"):
+    # Without --norm it is the attack's first one, which the attack service knows and holds epsilon to.
+    if epsilon is not None and epsilon > 1 and norm == "inf":
         levels = f"; {epsilon:g} of 255 levels is {epsilon:g}/255" if epsilon <= 255 else ""
         raise Misuse(
             f"--epsilon {epsilon:g} is above 1, but inputs lie in [0, 1]: give at most 1 with --norm inf{levels}"
