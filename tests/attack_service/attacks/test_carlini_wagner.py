@@ -144,7 +144,7 @@ def test_no_neighbour_changes_the_steps_of_a_sample(digits, attacked) -> None:
 
 
 def test_a_step_has_the_same_bits_at_any_place_among_others() -> None:
-    """Some functions of torch treat the end of a tensor otherwise: 27 values are no multiple of what fits a register."""
+    """Some functions of torch treat the end of a tensor otherwise; 27 values are no multiple of any register."""
     generator = torch.Generator().manual_seed(0)
     images, gradients = torch.rand(7, 3, 3, 3, generator=generator), torch.randn(7, 3, 3, 3, generator=generator)
     labels, logits = torch.zeros(7, dtype=torch.int64), torch.tensor([[1.0, 0.0]])
