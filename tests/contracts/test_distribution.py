@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = {"attack", "gpu", "survival", "cli", "all", "dev"}
+EXTRAS = {"attack", "gpu", "survival", "cli", "all", "dev", "parquet"}
 
 
 @pytest.fixture(scope="module")
