@@ -25,6 +25,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,11 +180,11 @@ def compare_rows(n: int, repeats: int, survreg: Survreg | None, verdicts: Verdic
         values = dict.fromkeys(seconds, -np.inf)
         fit(data, distribution)
         for _ in range(repeats):
-            spent, found = cpu_seconds(lambda d=data, one=distribution: fit(d, one), calls)
+            spent, found = cpu_seconds(partial(fit, data, distribution), calls)
             assert found.status is Status.OK
             seconds["ours"].append(spent)
             values["ours"] = found.log_likelihood
-            spent, other = cpu_seconds(lambda f=fitter, t=frame: f(penalizer=0.0).fit(t, "t", "e"))
+            spent, other = cpu_seconds(partial(fitter(penalizer=0.0).fit, frame, "t", "e"))
             seconds["lifelines"].append(spent)
             values["lifelines"] = float(other.log_likelihood_)
             if survreg:
@@ -242,7 +243,7 @@ def compare_table(repeats: int, quick: bool, verdicts: Verdicts) -> None:
         spent, found = cpu_seconds(lambda: fit(samples.counted(), Distribution.WEIBULL))
         cold.append(spent)
         # What a batch changes: its counts are added, and the last fit is the start.
-        spent, again = cpu_seconds(lambda last=found: fit(counted, Distribution.WEIBULL, start=last))
+        spent, again = cpu_seconds(partial(fit, counted, Distribution.WEIBULL, start=found))
         warm.append(spent)
         spent, other = cpu_seconds(
             lambda: lifelines.WeibullAFTFitter(penalizer=0.0).fit_interval_censoring(frame, "lower", "upper")
