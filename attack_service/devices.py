@@ -26,7 +26,8 @@ def device_name(device: torch.device) -> str:
     """What a person calls the device, threads included: times mean nothing without it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} threads"
+    thread_count = torch.get_num_threads()
+    return f"{_processor()}, {thread_count} thread{'' if thread_count == 1 else 's'}"
 
 
 def device_identity(device: torch.device) -> str:

@@ -184,7 +184,8 @@ def barely_trained(accuracy: float, class_count: int) -> str | None:
     if accuracy > _BARELY_TRAINED * chance:
         return None
     return (
-        f"the model classifies {accuracy:.1%} of clean samples correctly, hardly better than chance ({chance:.1%}): "
+        f"the model classifies {100 * accuracy:.3g} % of clean samples correctly, hardly better than "
+        f"chance ({100 * chance:.3g} %): "
         "its failure times say nothing about robustness; train it for longer with --epochs"
     )
 
@@ -194,7 +195,7 @@ def barely_answering(evaluation: CleanEvaluation, class_count: int) -> str | Non
     if evaluation.accuracy > _BARELY_TRAINED / class_count:
         return None
     return (
-        f"behind the defence only {evaluation.accuracy:.1%} of clean samples are answered correctly "
-        f"({evaluation.rejection_share:.1%} are rejected): failure times of the others say little; "
+        f"behind the defence only {100 * evaluation.accuracy:.3g} % of clean samples are answered correctly "
+        f"({100 * evaluation.rejection_share:.3g} % are rejected): failure times of the others say little; "
         "weaken it with --defence-parameter"
     )

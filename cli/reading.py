@@ -338,11 +338,12 @@ def devices(report: Report) -> str:
 def accuracy_shares(report: Report) -> list[tuple[str, int, str]]:
     """The samples by what happened to them: name, count, and share of all."""
     total = max(1, report.sample_count)
+    rejected = sum(job.rejected_count for job in report.jobs)
     return [
         (name, amount, share(amount / total))
         for name, amount in (
             ("failed", report.failed_count),
-            ("survived", report.survived_count),
+            (f"survived ({count(rejected)} rejected)" if rejected else "survived", report.survived_count),
             ("misclassified before the attack", report.misclassified_count),
         )
     ]

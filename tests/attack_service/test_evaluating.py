@@ -101,7 +101,7 @@ def test_chance_alone_is_seldom_refused_and_a_loss_always() -> None:
 
 def test_a_defence_that_lets_hardly_anything_through_is_flagged() -> None:
     assert barely_answering(evaluation(16, 100), 10) is None
-    assert "only 15.0% of clean samples" in (barely_answering(evaluation(15, 100), 10) or "")
+    assert "only 15 % of clean samples" in (barely_answering(evaluation(15, 100), 10) or "")
 
 
 def test_an_untrained_network_is_refused(trained) -> None:

@@ -73,6 +73,13 @@ def test_a_defence_stands_with_the_model_that_it_defends(reports: Reports) -> No
     assert "resnet50 behind gaussian-noise (deviation 0.1, repeats 10) on digits under pgd: native" in text
 
 
+def test_samples_that_a_defence_rejected_are_not_mere_survivors(reports: Reports) -> None:
+    report = reports["good"]()
+    assert "rejected" not in line_of(render(report, width=110), "█ ")
+    report.jobs[0].rejected_count = 3
+    assert " survived (3 rejected), " in line_of(render(report, width=110), "█ ")
+
+
 def test_fits_stand_side_by_side(reports: Reports) -> None:
     text = render(reports["good"](), width=110)
     rows = [line.split()[:2] for line in text.splitlines() if line.startswith(("Weibull", "log-"))]
