@@ -86,7 +86,7 @@ def _attack(
     """Attack samples that are at risk; whether the job was canceled meanwhile."""
     first = samples.take(torch.arange(min(spec.batch_size, len(samples))))
     images, labels = first.images(first.indices).to(device), first.labels.to(device)
-    _probe(target, images[:_PROBE_COUNT], labels[:_PROBE_COUNT])
+    require_sound_start(target, images[:_PROBE_COUNT], labels[:_PROBE_COUNT])
     judge = Judge(spec.attack_parameters.get("epsilon", math.inf), spec.norm, target.abstains)
     verifier = Verifier(handle, judge)
     watch, clock = Watch(samples, journal, target.repeat_count, verifier.add), DeviceClock(device)
@@ -137,9 +137,10 @@ def _reader(dataset: Dataset, indices: Tensor, device: torch.device) -> Callable
     return lambda wanted: images[places[wanted].to(device)]
 
 
-def _probe(target: Target, images: Tensor, labels: Tensor) -> None:
-    # Where the answers are drawn anew for the least change, almost nothing may well make the difference.
-    probed = target.model if target.randomized else target
+def require_sound_start(target: Target, images: Tensor, labels: Tensor) -> None:
+    """Raise `IntegrityViolated` if almost nothing fools the target on images (n, channels, height, width)."""
+    # Where the answers are drawn anew, or values rounded, almost nothing may well make the difference.
+    probed = target.model if target.randomized or target.rounds else target
     with torch.no_grad():
         # Of a rejected sample the model may make another class than the true one.
         right = probed(images).argmax(dim=1) == labels

@@ -31,9 +31,11 @@ class Target(nn.Module):
 
     `randomized` says that the defence answers by chance. `repeat_count` is how many forward evaluations of the model
     one answer costs the attacker: 1, or, of a defence that answers by chance, the number of answers that are averaged.
+    `rounds` says that the least change of an image may be a step for the model.
     """
 
     randomized: bool = False
+    rounds: bool = False
     repeat_count: int = 1
 
     def __init__(self, model: nn.Module) -> None:
@@ -70,7 +72,9 @@ def defend(
         "jpeg": lambda: _Jpeg(int(parameters["quality"])),
         "spatial-smoothing": lambda: _Smoothing(int(parameters["window"])),
     }
-    return _Preprocessed(model, transforms[name]())
+    preprocessed = _Preprocessed(model, transforms[name]())
+    preprocessed.rounds = name != "spatial-smoothing"
+    return preprocessed
 
 
 class _NoisyOutput(Target):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 
 import pytest
+import torch
 
 from attack_service import defences
+from attack_service.attacking import require_sound_start
 from attack_service.jobs import MemoryLedger, Phase, Progress, State
 from attack_service.outcomes import Verdict
 
@@ -123,3 +125,14 @@ def test_a_model_drowned_in_noise_is_flagged(first_run, run_job, parameters: dic
     root, _ = first_run
     run = run_job(root, defence="gaussian-noise", defence_parameters=parameters, sample_count=10)
     assert any("behind the defence only" in warning for warning in run.ledger.warnings)
+
+
+def test_a_value_that_almost_nothing_rounds_otherwise_is_no_defect_of_the_measurement(linear_classifier) -> None:
+    """At 0.5 exactly one bit changes with the least change of a value: so is the defence, and it is to be measured."""
+    images, labels = torch.full((16, 1, 2, 2), 0.5), torch.zeros(16, dtype=torch.int64)
+    target = defences.defend(
+        linear_classifier(torch.ones(4), bias=-3.0), "feature-squeezing", {"bit_depth": 1.0}, seed=0
+    )
+    assert bool((target(images).argmax(dim=1) == labels).all())
+    assert bool((target(images + 1e-6).argmax(dim=1) != labels).all())
+    require_sound_start(target, images, labels)
