@@ -18,6 +18,8 @@ from cli.processes import Child, last_words, ready_line, spawn, stop
 from cli.standing import Member, StandingStack, start_mark, write_record
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux kills children with their parent")
+# Every stack imports torch, on however slow a machine.
+pytestmark = pytest.mark.timeout(480)
 EVALUATE = ("evaluate", "--model", "resnet18", "--attack", "pgd", "--samples", "20", "--epochs", "50")
 
 
@@ -171,7 +173,7 @@ def test_ctrl_c_during_the_start_leaves_nothing(afrctl: Any, wait_until: Any, pr
 @linux
 def test_ctrl_c_during_training_leaves_nothing(afrctl: Any, wait_until: Any) -> None:
     running = afrctl.start(*EVALUATE)
-    wait_until(lambda: "training resnet18" in afrctl.errors, 150)
+    wait_until(lambda: "training resnet18" in afrctl.errors, 300)
     running.send_signal(signal.SIGINT)
     assert running.wait(90) == 130
     assert afrctl.errors.splitlines()[-1] == "interrupted"

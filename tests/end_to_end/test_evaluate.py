@@ -18,6 +18,9 @@ from typing import Any
 
 import pytest
 
+# The first test imports torch, trains and attacks, on however slow a machine.
+pytestmark = pytest.mark.timeout(480)
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 EVALUATE = ("evaluate", "--model", "resnet18", "--epochs", "1")
 
@@ -41,7 +44,7 @@ def afrctl(environment: dict[str, str]) -> Run:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=220,
+            timeout=440,
             check=False,
         )
 
