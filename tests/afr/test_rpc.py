@@ -109,7 +109,7 @@ def failure(call: Callable[[], object]) -> Failure:
 
 
 def get(stub, job_id: str) -> Callable[[], object]:
-    return lambda: stub.GetAttackJob(attack_pb2.GetAttackJobRequest(attack_job_id=job_id), timeout=10)
+    return lambda: stub.GetAttackJob(attack_pb2.GetAttackJobRequest(attack_job_id=job_id), timeout=60)
 
 
 def test_a_domain_error_arrives_with_status_reason_and_sentence(stub) -> None:
@@ -144,7 +144,7 @@ def test_a_stream_that_fails_on_the_way_keeps_what_came_before(stub) -> None:
     seen = []
 
     def read() -> None:
-        seen.extend(iter(stub.StreamOutcomes(attack_pb2.StreamOutcomesRequest(), timeout=10)))
+        seen.extend(iter(stub.StreamOutcomes(attack_pb2.StreamOutcomesRequest(), timeout=60)))
 
     failed = failure(read)
     assert (failed.reason, failed.message) == ("WRONG", "it went wrong on the way")
@@ -156,7 +156,7 @@ def test_a_reader_who_leaves_ends_the_stream_without_a_word(address, caplog) -> 
         abandoned.clear()
         with open_channel(address) as channel:
             stub = attack_rpc.AttackServiceStub(channel)
-            responses = stub.StreamOutcomes(attack_pb2.StreamOutcomesRequest(attack_job_id="long"), timeout=10)
+            responses = stub.StreamOutcomes(attack_pb2.StreamOutcomesRequest(attack_job_id="long"), timeout=60)
             next(responses)
             responses.cancel()
         assert abandoned.wait(5)
@@ -167,13 +167,13 @@ def test_a_client_stream_fails_like_any_other_call(address) -> None:
     with open_channel(address) as channel:
         stub = survival_rpc.SurvivalServiceStub(channel)
         requests = [survival_pb2.FitOutcomesRequest()]
-        assert failure(lambda: stub.FitOutcomes(iter(requests), timeout=10)).message == "these rows are wrong"
+        assert failure(lambda: stub.FitOutcomes(iter(requests), timeout=60)).message == "these rows are wrong"
 
 
 def test_a_method_that_is_not_there_is_unimplemented(address) -> None:
     with open_channel(address) as channel:
         call = channel.unary_unary("/afr.attack.v1.AttackService/Nothing")
-        assert failure(lambda: call(b"", timeout=10)).code is grpc.StatusCode.UNIMPLEMENTED
+        assert failure(lambda: call(b"", timeout=60)).code is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_an_error_of_a_server_that_is_not_ours_can_be_read(free_port) -> None:

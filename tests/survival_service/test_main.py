@@ -27,16 +27,16 @@ def test_a_server_says_it_is_ready_and_is(start_process: Any, tmp_path: Path) ->
     with open_channel(server.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         for name in ("", SERVICE):
-            status = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10).status
+            status = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=60).status
             assert status == health_pb2.HealthCheckResponse.SERVING
         request = reflection_pb2.ServerReflectionRequest(list_services="")
         reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
-        (answer,) = reflection.ServerReflectionInfo(iter([request]), timeout=10)
+        (answer,) = reflection.ServerReflectionInfo(iter([request]), timeout=60)
         assert SERVICE in {service.name for service in answer.list_services_response.service}
-        reports = pb_grpc.SurvivalServiceStub(channel).ListReports(pb.ListReportsRequest(), timeout=10)
+        reports = pb_grpc.SurvivalServiceStub(channel).ListReports(pb.ListReportsRequest(), timeout=60)
         assert reports == pb.ListReportsResponse()
         with pytest.raises(grpc.RpcError) as caught:
-            pb_grpc.SurvivalServiceStub(channel).GetReport(pb.GetReportRequest(report_id="x"), timeout=10)
+            pb_grpc.SurvivalServiceStub(channel).GetReport(pb.GetReportRequest(report_id="x"), timeout=60)
         assert caught.value.code() == grpc.StatusCode.NOT_FOUND
     server.signal(signal.SIGTERM)
     assert server.wait(10) == 0

@@ -212,7 +212,7 @@ def test_fits_do_not_hold_up_other_calls(faults: Any, tmp_path: Path, monkeypatc
             call = stub.CreateReport(create())
             while (await call.read()).progress.outcome_count < 30:
                 pass
-            await stub.ListReports(pb.ListReportsRequest(), timeout=10)
+            await stub.ListReports(pb.ListReportsRequest(), timeout=60)
             answered.set()
             assert (await call.read()).WhichOneof("event") == "report"
 
