@@ -87,7 +87,7 @@ def _attack(
     first = samples.take(torch.arange(min(spec.batch_size, len(samples))))
     images, labels = first.images(first.indices).to(device), first.labels.to(device)
     require_sound_start(target, images[:_PROBE_COUNT], labels[:_PROBE_COUNT])
-    judge = Judge(spec.attack_parameters.get("epsilon", math.inf), spec.norm, target.abstains)
+    judge = Judge(_radius(spec, dataset.channel_count), spec.norm, target.abstains)
     verifier = Verifier(handle, judge)
     watch, clock = Watch(samples, journal, target.repeat_count, verifier.add), DeviceClock(device)
     flags = [answers_by_chance(handle, images)]
@@ -108,6 +108,17 @@ def _attack(
         if flag is not None:
             ledger.warn(flag)
     return watch.canceled
+
+
+def _radius(spec: AttackSpec, channel_count: int) -> float:
+    """How far from the clean image a failure may lie, in the specification's norm; infinite without a limit."""
+    parameters = spec.attack_parameters
+    # These two never leave their limits; the judge sees to it that they have not.
+    if "pixel_count" in parameters:
+        return parameters["pixel_count"] * channel_count
+    if "threshold" in parameters:
+        return parameters["threshold"] / 255
+    return parameters.get("epsilon", math.inf)
 
 
 def _masking(

@@ -42,15 +42,16 @@ def drive_lockstep(
     """Attack all samples in `handle.width` slots, until the last has ended or the job is canceled."""
     waiting = deque(range(len(samples)))
 
-    def admit(count: int) -> tuple[list[int], State]:
+    def admit(count: int) -> tuple[list[int], Arrivals]:
         rows = [waiting.popleft() for _ in range(min(count, len(waiting)))]
         watch.admit(rows)
-        return rows, attack.start(_arrivals(samples, rows, device))
+        return rows, _arrivals(samples, rows, device)
 
     if not waiting:
         return
+    slots, arrivals = admit(handle.width)
     clock.restart()
-    slots, state = admit(handle.width)
+    state = attack.start(arrivals)
     spent = np.zeros(len(slots), dtype=np.int64)
     remaining = np.full(len(slots), attack.evaluation_count)
     while True:
@@ -99,24 +100,25 @@ def drive_lockstep(
             ),
             seconds,
         )
-        # What recording took is no part of the attack.
-        clock.restart()
         if watch.canceled:
             return
         for slot in active[ended].tolist():
             slots[slot] = _IDLE
+        free = [slot for slot, row in enumerate(slots) if row == _IDLE]
+        arriving = admit(len(free)) if free and waiting else None
+        # What recording took, and reading images, is no part of the attack.
+        clock.restart()
         state.remaining -= 1
         remaining -= 1
         left = len(active) - int(ended.sum())
-        if not left and not waiting:
+        if not left and arriving is None:
             return
         if left:
             attack.advance(state, logits, evaluation.gradients)
-        free = [slot for slot, row in enumerate(slots) if row == _IDLE]
-        if free and waiting:
-            arrived, arriving = admit(len(free))
+        if arriving is not None:
+            arrived, arrivals = arriving
             taken = free[: len(arrived)]
-            state.put(torch.tensor(taken, device=device), arriving)
+            state.put(torch.tensor(taken, device=device), attack.start(arrivals))
             for slot, row in zip(taken, arrived, strict=True):
                 slots[slot] = row
             spent[taken], remaining[taken] = 0, attack.evaluation_count
@@ -157,14 +159,19 @@ def _drive_queries(
     live: deque[_Live],
 ) -> None:
     waiting = deque(range(len(samples)))
-    clock.restart()
+    # Samples whose images have been read; every one that begins asks at least one question of a pass.
+    ready: deque[tuple[int, Arrivals]] = deque()
     while True:
+        while waiting and len(ready) < max(handle.width, _FEWEST_LIVE):
+            ready.append((waiting[0], _arrivals(samples, [waiting.popleft()], device)))
+        # What recording took, and reading images, is no part of the attack.
+        clock.restart()
         # As many samples as fill a pass: those with few questions at a time share it with many others.
         unanswered_count = sum(one.unanswered_count for one in live)
-        while waiting and (unanswered_count < handle.width or len(live) < _FEWEST_LIVE):
-            rows = [waiting.popleft()]
-            watch.admit(rows)
-            live.append(_begin(attack, rows[0], _arrivals(samples, rows, device)))
+        while ready and (unanswered_count < handle.width or len(live) < _FEWEST_LIVE):
+            row, arrivals = ready.popleft()
+            watch.admit([row])
+            live.append(_begin(attack, row, arrivals))
             unanswered_count += live[-1].unanswered_count
         if not live:
             return
@@ -219,7 +226,6 @@ def _drive_queries(
             begin = end
         seconds = clock.lap()
         ended = watch.record(_checks(said, originals), seconds)
-        clock.restart()
         turned = {id(part.one) for part in asked}
         others = [one for one in live if id(one) not in turned]
         if watch.canceled:

@@ -75,7 +75,8 @@ def evaluate(
 ) -> CleanEvaluation | None:
     """Classify a whole split, or the samples at `indices`; None if canceled.
 
-    A batch's seconds, those of the defence included, are shared equally among its samples.
+    A pass's seconds, those of the defence included, are shared equally among its rows; of the last batch some only fill
+    it up, and what these cost is no sample's.
     """
     target = model if isinstance(model, Target) else Target(model)
     handle, clock = Handle(target, batch_size), clock or DeviceClock(device)
@@ -89,10 +90,11 @@ def evaluate(
         if canceled():
             return None
         images = split.images(batch).to(device)
+        row_count = handle.row_count
         clock.restart()
         logits = handle.evaluate(images).logits
         batch_predictions, batch_rejected = logits.argmax(dim=1), target.abstains(logits)
-        seconds[batch] = clock.lap() / len(batch)
+        seconds[batch] = clock.lap() / (handle.row_count - row_count)
         predictions[batch], rejected[batch] = batch_predictions.cpu(), batch_rejected.cpu()
         done_count += len(batch)
         report(done_count)

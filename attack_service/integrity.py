@@ -109,5 +109,5 @@ def masked_gradients(
     return (
         f"square, which sees no gradients, fooled {count} of {len(samples)} samples that survived {attack_name}, "
         f"within {black_box.evaluation_count} queries: the gradients mislead the attack, or it gives up too early; "
-        "raise --max-iterations, or attack with square itself"
+        "attack with square as well, and believe the one that finds more failures"
     )
