@@ -32,9 +32,9 @@ from torch.nn import functional as F
 from attack_service import datasets, models
 from attack_service.attacks.pgd import pgd
 from attack_service.clocks import DeviceClock
+from attack_service.devices import choose_device, device_name
 from attack_service.jobs import MemoryLedger
 from attack_service.outcomes import Verdict
-from attack_service.devices import choose_device, device_name
 from attack_service.training import Recipe, train
 from attack_service.watching import Journal, Samples, Watch, follow
 
