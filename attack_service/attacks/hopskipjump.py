@@ -3,7 +3,8 @@
 It sees decisions alone. From an image of another class it searches the boundary on the way to the sample, estimates
 from the decisions on points around which way the other class lies, steps off that way, and searches the way back anew.
 The constants are those of adversarial-robustness-toolbox, 0.01 where the authors' program has 1 / d. But the start is
-seeded, the first search is in the attack's own norm and not repeated, and the last step is followed by a search, too.
+seeded, the first search goes along the blend of image and start under either norm, and the last step is followed by a
+search, too.
 """
 
 from __future__ import annotations

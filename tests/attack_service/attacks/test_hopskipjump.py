@@ -95,7 +95,10 @@ def test_the_start_is_seeded_and_belongs_to_the_sample(linear_classifier) -> Non
 
 @pytest.mark.slow
 def test_its_distance_is_no_worse_than_the_toolbox_reaches_with_as_many_queries() -> None:
-    """Both begin at the same image, since the toolbox does not seed its own. At each of three numbers of queries."""
+    """Both begin at the same image, since the toolbox does not seed its own. At each of three numbers of queries.
+
+    Five seeds: where a search begins decides more than what it does, and one seed's median may be ten per cent off.
+    """
     evasion = pytest.importorskip("art.attacks.evasion")
     from art.estimators.classification import PyTorchClassifier
 
@@ -110,8 +113,8 @@ def test_its_distance_is_no_worse_than_the_toolbox_reaches_with_as_many_queries(
     images = torch.rand(30, 1, 8, 8, generator=generator)
     labels = model(images).argmax(dim=1)
     ours, theirs = [], []
-    for row, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-        native = HopSkipJump(4, 60, 10_000, 100, "2")
+    for row, (image, label) in enumerate(zip([*images] * 5, labels.tolist() * 5, strict=True)):
+        native = HopSkipJump(4, 60, 10_000, 100, "2", seed=row // 30)
         found = distances(native, model, image, label, "2", row)
         start_count = next(query for query, far in enumerate(found, start=1) if np.isfinite(far))
         ours.append(found)
@@ -137,6 +140,7 @@ def test_its_distance_is_no_worse_than_the_toolbox_reaches_with_as_many_queries(
         # It asks about the clean image first, and about the given start: no more than ours has asked by then.
         theirs.append([np.inf] * (start_count - 1) + seen[1:])
     for query_count in (200, 300, 380):
-        nearest = [[min(far[:query_count]) for far in found] for found in (ours, theirs)]
-        # Another seed moves the median of thirty samples by some per cent.
-        assert np.median(nearest[0]) <= 1.05 * np.median(nearest[1])
+        nearest = np.array([[min(far[:query_count]) for far in found] for found in (ours, theirs)])
+        ratio = np.exp(np.log(nearest[0] / nearest[1]).mean())
+        print(f"{query_count} queries: the toolbox's distance times {ratio:.3f}; medians {np.median(nearest, axis=1)}")
+        assert ratio <= 1.03
