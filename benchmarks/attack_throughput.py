@@ -145,7 +145,7 @@ def run(case: Case, ground: Ground, device: torch.device, *, repeats: int, quick
             attack, ground.trained, images, labels, norm=case.norm, epsilon=case.epsilon, step_count=steps
         )
         ways[library] = partial(seeded, partial(in_batches, attack, images, labels))
-        if case.frozen_too and not quick:
+        if library in case.frozen_too and not quick:
             # Nothing of this is judged: it tells the speed of the attack from that of the form of the model.
             alike = build(ground.frozen, case.attack, case.settings)
             assert alike is not None
