@@ -33,6 +33,8 @@ from cli.reading import (
     statuses,
     subject,
 )
+from cli.sections import sections
+from cli.sections.section import SectionTable
 from cli.tables import table, visible_width
 
 if TYPE_CHECKING:
@@ -93,6 +95,12 @@ def render(report: Report, *, colour: bool = False, width: int | None = None) ->
         lines += [wrapped(sentence, "", "  ") for sentence in statuses(clock)]
         blocks.append("\n".join(lines))
 
+    for section in sections(report):
+        lines = [styled(section.title, bold=True), wrapped(section.answer)]
+        lines += [_section_table(part, columns) for part in section.tables]
+        lines += [wrapped(sentence, "• ", "  ") for sentence in section.notes]
+        blocks.append("\n".join(lines))
+
     costs = table(("", ""), list(cost_lines(report)))
     measured = devices(report)
     blocks.append("\n".join([styled("costs", bold=True) + (f" (measured on {measured})" if measured else ""), costs]))
@@ -129,6 +137,16 @@ def _figures(report: Report, columns: int) -> str:
         for i, header in enumerate(headers)
     ]
     return "\n".join([level, *clocks] if level else clocks)
+
+
+def _section_table(part: SectionTable, columns: int) -> str:
+    """A table under its caption, or its rows one after the other where it is too wide."""
+    beside = table(part.header, part.rows, right=range(1, len(part.header)), indent="  ")
+    if not _fits_into(beside, columns):
+        each = ((row[0], list(zip(part.header[1:], row[1:], strict=True))) for row in part.rows)
+        beside = "\n".join(table((name, ""), [(f"  {head}", cell) for head, cell in cells]) for name, cells in each)
+    caption = textwrap.fill(f"{part.caption}:", columns, break_on_hyphens=False)
+    return f"{caption}\n{beside}" if part.caption else beside
 
 
 def _groups(rows: Sequence[Sequence[str]], columns: int) -> str:

@@ -34,6 +34,8 @@ from cli.reading import (
     statuses,
     subject,
 )
+from cli.sections import sections
+from cli.sections.section import Section
 
 if TYPE_CHECKING:
     from afr.survival.v1.survival_service_pb2 import ClockReport, Report
@@ -67,6 +69,7 @@ def _sections(report: Report) -> Iterator[Markup]:
     yield _price(report)
     for clock in report.clock_reports:
         yield _clock(clock)
+    yield from map(_section, sections(report))
     yield _key_figures(report)
     yield _costs(report)
     yield _groups(report) if report.experiment_groups else _jobs(report)
@@ -164,6 +167,18 @@ def _clock(clock: ClockReport) -> Markup:
         *tables,
         *([data_table(EFFECTS, ("setting", "factor"), stretched)] if stretched else []),
         without,
+    )
+
+
+def _section(section: Section) -> Markup:
+    notes = element("ul", *(element("li", note) for note in section.notes), class_="plain")
+    return element(
+        "section",
+        element("h2", _capitalised(section.title)),
+        element("p", section.answer),
+        *(section.drawings() if section.drawings else ()),
+        *(data_table(part.caption, part.header, part.rows) for part in section.tables),
+        *([notes] if section.notes else []),
     )
 
 

@@ -1,0 +1,34 @@
+"""One question of a report and its answer, apart from how it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cli.html.markup import Markup
+
+
+@dataclass(frozen=True, slots=True)
+class SectionTable:
+    """Rows under a header, all text; the first cell names its row."""
+
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What the terminal and the page show of one question.
+
+    `answer` is the finding in a sentence or two, `notes` are sentences to know before quoting it. `drawings` makes the
+    figures of the page; the terminal has none.
+    """
+
+    title: str
+    answer: str
+    tables: tuple[SectionTable, ...] = ()
+    notes: tuple[str, ...] = ()
+    drawings: Callable[[], Sequence[Markup]] | None = None
