@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from survival_service.fitting import USABLE, Fit, Status
 from survival_service.jobs import JobFacts
-from survival_service.observations import Clock, OutcomeTable
+from survival_service.observations import Clock
+from survival_service.outcome_table import OutcomeTable
 from survival_service.scoring import Conclusion
 from survival_service.wording import (
     CLOCKS,

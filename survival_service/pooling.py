@@ -8,7 +8,8 @@ import numpy as np
 
 from survival_service.covariates import job_covariates
 from survival_service.jobs import JobFacts
-from survival_service.observations import Clock, Observations, OutcomeTable
+from survival_service.observations import Clock, Observations
+from survival_service.outcome_table import OutcomeTable
 
 
 def pooled(jobs: Sequence[tuple[JobFacts, OutcomeTable]], clock: Clock) -> Observations:

@@ -27,7 +27,8 @@ from survival_service.fitting import Fit, Status, described, fit, prepared, rank
 from survival_service.jobs import JobFacts
 from survival_service.limitations import limitations
 from survival_service.nonparametric import histogram, kaplan_meier
-from survival_service.observations import Clock, IntArray, Observations, OutcomeColumns, OutcomeTable, Verdict
+from survival_service.observations import Clock, IntArray, Observations, OutcomeColumns, Verdict
+from survival_service.outcome_table import OutcomeTable
 from survival_service.pooling import pooled
 from survival_service.scoring import Conclusion, Score, Spending, benign_rate, images, paper_rate, score, spending
 from survival_service.wording import summary

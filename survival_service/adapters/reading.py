@@ -14,7 +14,7 @@ from survival_service.adapters import wire
 from survival_service.adapters.attack_client import AttackClient, Ended, Event, Recorded
 from survival_service.errors import InvalidObservations, InvalidRequest, JobFailed, OutcomesCorrupt
 from survival_service.jobs import JobFacts
-from survival_service.observations import OutcomeTable
+from survival_service.outcome_table import OutcomeTable
 
 _EVENTS_HELD = 256
 """Events that may wait to be taken. Beyond it reading pauses, and gRPC's flow control slows the attack service."""

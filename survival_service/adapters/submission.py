@@ -15,7 +15,8 @@ from afr.survival.v1 import survival_service_pb2 as pb
 from survival_service.adapters import wire
 from survival_service.aggregating import report_experiments
 from survival_service.errors import InvalidObservations, InvalidRequest, OutcomesCorrupt
-from survival_service.observations import Clock, Observations, OutcomeTable
+from survival_service.observations import Clock, Observations
+from survival_service.outcome_table import OutcomeTable
 from survival_service.reporting import ObservationFits, Report, ReportOptions, fit_observations, make_report
 from survival_service.wording import SPENT_IN, how_to_tell_training_cost
 

@@ -12,7 +12,8 @@ from survival_service.covariates import independent_columns, job_covariates
 from survival_service.distributions import Distribution
 from survival_service.fitting import Status, described, fit
 from survival_service.jobs import JobFacts
-from survival_service.observations import Clock, OutcomeTable
+from survival_service.observations import Clock
+from survival_service.outcome_table import OutcomeTable
 from survival_service.pooling import pooled
 
 Facts = Callable[..., JobFacts]

@@ -283,7 +283,7 @@ def test_a_single_check_identifies_an_exponential_rate() -> None:
 
 def test_one_check_is_one_check_on_the_clock_of_seconds_too(outcome_columns: Callable[..., OutcomeColumns]) -> None:
     """No two samples take the same time, so only the number of checks tells that there was a single one."""
-    from survival_service.observations import OutcomeTable
+    from survival_service.outcome_table import OutcomeTable
 
     seconds = np.random.default_rng(0).uniform(0.9, 1.1, 60)
     for checks, status in (

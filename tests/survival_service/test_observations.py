@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from survival_service.distributions import Distribution
 from survival_service.errors import InvalidObservations, OutcomesCorrupt
 from survival_service.fitting import fit
-from survival_service.observations import Clock, InFlightColumns, Observations, OutcomeColumns, OutcomeTable
+from survival_service.observations import Clock, InFlightColumns, Observations, OutcomeColumns
+from survival_service.outcome_table import OutcomeTable
 
 Build = Callable[..., OutcomeColumns]
 

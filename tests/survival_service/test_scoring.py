@@ -14,7 +14,8 @@ from scipy.stats import t
 
 from survival_service.estimates import Estimate
 from survival_service.jobs import JobFacts
-from survival_service.observations import Clock, OutcomeTable
+from survival_service.observations import Clock
+from survival_service.outcome_table import OutcomeTable
 from survival_service.scoring import Conclusion, Spending, benign_rate, conclude, paper_rate, score, spending
 
 Job = Callable[..., tuple[JobFacts, OutcomeTable]]

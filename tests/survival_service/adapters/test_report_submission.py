@@ -10,7 +10,7 @@ from afr.survival.v1 import survival_service_pb2 as pb
 from survival_service.adapters import wire
 from survival_service.adapters.submission import ReportSubmission
 from survival_service.errors import InvalidRequest
-from survival_service.observations import OutcomeTable
+from survival_service.outcome_table import OutcomeTable
 from survival_service.reporting import ReportOptions, make_report
 
 OPTIONS = pb.ReportOutcomesRequest(options=pb.ReportOptions())
