@@ -90,11 +90,11 @@ def fits_json(fitted: FitOutcomesResponse) -> str:
 
 def fits_text(fitted: FitOutcomesResponse) -> str:
     """The fits as tables, best AIC first, and why the others have no numbers."""
-    from cli.quantities import count, distribution_word, interval
+    from cli.quantities import count, distribution_word, has_numbers, interval
     from cli.tables import table
 
     rows, failures = count(fitted.observation_count), count(fitted.failure_count)
-    numbers = [one for one in fitted.fits if one.status == 1]
+    numbers = [one for one in fitted.fits if has_numbers(one)]
     blocks = [f"{rows} observations, {failures} failures"]
     if numbers:
         columns = ("distribution", "AIC", "BIC", "log L", "scale σ", "median", "concordance")
@@ -139,7 +139,9 @@ def _fit_object(one: Fit) -> dict[str, Any]:
     from afr.survival.v1.survival_service_pb2 import Distribution
     from afr.survival.v1.survival_service_pb2 import Fit as FitMessage
 
-    usable = one.status == FitMessage.STATUS_OK
+    from cli.quantities import has_numbers
+
+    usable = has_numbers(one)
 
     def known(value: float) -> float | None:
         return value if usable else None

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from cli.quantities import count, distribution_word, duration, number, on_clock, remaining, share
+from cli.quantities import count, distribution_word, duration, has_numbers, number, on_clock, remaining, share
 
 if TYPE_CHECKING:
     from afr.attack.v1.attack_service_pb2 import AttackJob
@@ -193,8 +193,7 @@ def provisional(progress: ReportProgress | None) -> str:
     """The median of the best fit so far; empty as long as no fit has numbers."""
     if progress is None:
         return ""
-    ok = 1
-    fits = [fit for fit in progress.provisional_fits if fit.status == ok and fit.median.HasField("value")]
+    fits = [fit for fit in progress.provisional_fits if has_numbers(fit) and fit.median.HasField("value")]
     if not fits:
         return ""
     best = min(fits, key=lambda fit: fit.aic)

@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 NOTHING = "–"
 _NARROW = "\u202f"
 
-DISTRIBUTIONS = {1: "Weibull", 2: "log-normal", 3: "log-logistic", 4: "exponential", 5: "generalised gamma"}
+DISTRIBUTIONS = {
+    1: "Weibull", 2: "log-normal", 3: "log-logistic", 4: "exponential", 5: "generalised gamma", 6: "gamma",
+}  # fmt: skip
+# STATUS_OK and STATUS_GROUP_WITHOUT_FAILURE; every other status says why there are no numbers.
+_STATUSES_WITH_NUMBERS = frozenset({1, 8})
 CONCLUSIONS = {0: "undecided", 1: "broken", 2: "not rejected", 3: "undecided"}
 _AGAINST = "than one training sample cost the defender over all epochs"
 MEANINGS = {
@@ -23,6 +27,11 @@ QUERIES, SECONDS = 2, 1
 CLOCKS = {QUERIES: "queries", SECONDS: "seconds"}
 
 _TIME_UNITS = (("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("min", 60.0), ("h", 3600.0), ("days", 86400.0))
+
+
+def has_numbers(fit: survival.Fit) -> bool:
+    """Whether a fit has numbers; if not, its `status_message` says why."""
+    return fit.status in _STATUSES_WITH_NUMBERS
 
 
 def distribution_word(number: int) -> str:

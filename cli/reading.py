@@ -17,6 +17,7 @@ from cli.quantities import (
     distribution_word,
     duration,
     exceedance,
+    has_numbers,
     interval,
     money,
     number,
@@ -30,8 +31,6 @@ from cli.quantities import (
 if TYPE_CHECKING:
     from afr.attack.v1.attack_service_pb2 import AttackJob, AttackSpec
     from afr.survival.v1.survival_service_pb2 import ClockReport, ExperimentGroup, Fit, Report, ReportedJob
-
-_OK = 1
 
 PARTIAL = "Partial: samples were still in flight or missing when this report was made."
 
@@ -64,7 +63,7 @@ def meaning(report: Report) -> str:
 
 def best_fit(clock: ClockReport) -> Fit | None:
     """The fit with numbers whose AIC is lowest: the services sort them so."""
-    return next((fit for fit in clock.fits if fit.status == _OK), None)
+    return next((fit for fit in clock.fits if has_numbers(fit)), None)
 
 
 def subject(report: Report) -> str:
@@ -215,7 +214,7 @@ FIT_COLUMNS = ("distribution", "AIC", "BIC", "log L", "scale σ", "median", "res
 
 def fit_row(fit: Fit) -> tuple[str, ...]:
     """A fit's cells under `FIT_COLUMNS`; without numbers, its distribution alone (see `Fit.status_message`)."""
-    if fit.status != _OK:
+    if not has_numbers(fit):
         return (distribution_word(fit.distribution), *[NOTHING] * (len(FIT_COLUMNS) - 1))
     return (
         distribution_word(fit.distribution),
@@ -282,7 +281,7 @@ def statuses(clock: ClockReport) -> list[str]:
     """Why fits have no numbers, each reason once, with the distributions that it holds for."""
     reasons: dict[str, list[str]] = {}
     for fit in clock.fits:
-        if fit.status != _OK:
+        if not has_numbers(fit):
             reasons.setdefault(fit.status_message or "no numbers", []).append(distribution_word(fit.distribution))
     return [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
 

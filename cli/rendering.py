@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.quantities import NOTHING, clock_word, count
+from cli.quantities import NOTHING, clock_word, count, has_numbers
 from cli.reading import (
     EFFECTS,
     FIT_COLUMNS,
@@ -88,7 +88,7 @@ def render(report: Report, *, colour: bool = False, width: int | None = None) ->
         blocks.append("\n".join([styled("no fit", bold=True), *(wrapped(sentence, "", "  ") for sentence in common)]))
     for clock in () if common else report.clock_reports:
         lines = [styled(f"fits on the {clock_word(clock.clock)} clock", bold=True)]
-        if rows := [fit_row(fit) for fit in clock.fits if fit.status == 1]:
+        if rows := [fit_row(fit) for fit in clock.fits if has_numbers(fit)]:
             lines.append(_fits(rows, columns))
         if stretched := effects(clock):
             lines += [wrapped(f"{EFFECTS}:"), table(("", ""), stretched, indent="  ")]

@@ -10,7 +10,7 @@ from survival_service.distributions import Distribution
 from survival_service.errors import InvalidRequest
 from survival_service.estimates import NO_CURVE, NO_ESTIMATE, Histogram
 from survival_service.experiments import Experiments, groups, score, share, training_cost
-from survival_service.fitting import Fit, Status, fit, ranked
+from survival_service.fitting import Fit, fit, ranked
 from survival_service.metrics import concordance
 from survival_service.observations import Clock
 from survival_service.reporting import ClockReport, CostSummary, Report, ReportOptions
@@ -87,7 +87,7 @@ def _ordering(fitted: Fit, experiments: Experiments) -> Fit:
     Failures of one experiment have no order among them.
     """
     effects = {coefficient.covariate: coefficient.estimate for coefficient in fitted.coefficients[1:]}
-    if fitted.status is not Status.OK or not effects:
+    if not fitted.has_numbers or not effects:
         return replace(fitted, concordance=None)
     predicted = experiments.covariates @ np.array([effects.get(name, 0.0) for name in experiments.names])
     time = experiments.seconds_per_sample

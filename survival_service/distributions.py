@@ -46,11 +46,23 @@ class Distribution(Enum):
     LOG_NORMAL = 2
     LOG_LOGISTIC = 3
     EXPONENTIAL = 4
+    GENERALIZED_GAMMA = 5
+    GAMMA = 6
 
     @property
     def family(self) -> Family:
-        """What its standardised log times follow."""
+        """What its standardised log times follow.
+
+        Raises `ValueError` for a distribution `with_shape`: its family is that of a fit, `Fit.family`.
+        """
+        if self.with_shape:
+            raise ValueError(f"{self.name} has a family for each shape; ask a fit for that of its own")
         return _FAMILIES[self]
+
+    @property
+    def with_shape(self) -> bool:
+        """Whether it has a shape Q beside its location and scale; that of the gamma distribution equals sigma."""
+        return self in (Distribution.GENERALIZED_GAMMA, Distribution.GAMMA)
 
     @property
     def scale_fixed(self) -> bool:

@@ -6,8 +6,7 @@ log T = x'beta + sigma epsilon. A fit has a status first and numbers second; onl
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotri
@@ -15,15 +14,28 @@ from scipy.linalg.lapack import dpotrf, dpotri
 from survival_service.covariates import independent_columns
 from survival_service.design import Design
 from survival_service.distributions import Distribution
-from survival_service.estimates import DEFAULT_LEVEL, NO_CURVE, NO_ESTIMATE, Curve, Estimate, log_interval
+from survival_service.estimates import DEFAULT_LEVEL, log_interval
+from survival_service.fits import INTERCEPT, USABLE, Coefficient, EffectBound, Fit, Status
 from survival_service.likelihood import Likelihood, Maximum, maximise
 from survival_service.metrics import concordance
 from survival_service.observations import Clock, FloatArray, IntArray, Observations
 from survival_service.predictions import FittedTime
 from survival_service.profiling import median_interval
 
-INTERCEPT = "intercept"
-USABLE = "the fit can be used"
+__all__ = [
+    "INTERCEPT",
+    "USABLE",
+    "Coefficient",
+    "EffectBound",
+    "Fit",
+    "Prepared",
+    "Status",
+    "described",
+    "fit",
+    "prepared",
+    "ranked",
+]
+
 # Fewer failures than this a parameter, and a fit is refused. A floor: a report warns of many more (`limitations`).
 FAILURES_PER_PARAMETER = 2
 # As many clusters as parameters leave no degree of freedom for the sandwich, and up to twice as many hardly any; from
@@ -38,61 +50,6 @@ FEW_FAILURES_SHARE = 0.1
 # standardised coefficient in units of sigma (about one over the root of the failures, times its collinearity).
 LARGEST_LOG_SCALE_ERROR = 3.0
 LARGEST_STANDARDISED_ERROR = 30.0
-
-
-class Status(Enum):
-    """What the data can carry. The values are those of the wire; only OK has numbers."""
-
-    OK = 1
-    NO_FAILURE = 2
-    SINGLE_CHECK = 3
-    ONE_INTERVAL = 4
-    NOT_CONVERGED = 5
-    TOO_FEW_FAILURES = 6
-    NO_SAMPLE = 7
-
-
-@dataclass(frozen=True, slots=True)
-class Coefficient:
-    """The effect of one covariate on log time; `time_ratio` is the factor that one unit stretches time by."""
-
-    covariate: str
-    estimate: float
-    standard_error: float
-    time_ratio: Estimate
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """One accelerated failure model on one clock. Fields are those of the contract's `Fit`.
-
-    Without `Status.OK` the numbers are zero or empty and mean nothing; `status_message` says what to do.
-    `covariance` is of (coefficients, log scale), and not on the wire.
-    """
-
-    distribution: Distribution
-    clock: Clock | None
-    status: Status
-    status_message: str
-    observation_count: int
-    failure_count: int
-    log_likelihood: float = 0.0
-    aic: float = 0.0
-    bic: float = 0.0
-    parameter_count: int = 0
-    scale: float = 0.0
-    log_scale_standard_error: float = 0.0
-    coefficients: tuple[Coefficient, ...] = ()
-    median: Estimate = NO_ESTIMATE
-    restricted_mean: Estimate = NO_ESTIMATE
-    restriction_time: float = 0.0
-    expected: Estimate = NO_ESTIMATE
-    extrapolated_share: float = 0.0
-    iteration_count: int = 0
-    dropped_covariates: tuple[str, ...] = ()
-    curve: Curve = NO_CURVE
-    concordance: float | None = None
-    covariance: FloatArray | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -174,7 +131,7 @@ def described(found: Fit, observations: Observations | Prepared, *, level: float
 
     Where failures are few and rows independent, the interval of the median becomes that of the profile likelihood.
     """
-    if found.status is not Status.OK or found.covariance is None:
+    if not found.has_numbers or found.covariance is None:
         return found
     rows = observations if isinstance(observations, Prepared) else prepared(observations)
     data = rows.observations
@@ -193,7 +150,7 @@ def described(found: Fit, observations: Observations | Prepared, *, level: float
 
 def ranked(fits: tuple[Fit, ...]) -> tuple[Fit, ...]:
     """The fits with numbers, best AIC first, then those without."""
-    return tuple(sorted(fits, key=lambda f: (f.status is not Status.OK, f.aic)))
+    return tuple(sorted(fits, key=lambda f: (not f.has_numbers, f.aic)))
 
 
 def _status(rows: Prepared, distribution: Distribution, parameter_count: int) -> tuple[Status, str]:
@@ -262,7 +219,7 @@ def _one_interval(data: Observations) -> bool:
 
 
 def _starting_point(likelihood: Likelihood, names: tuple[str, ...], start: Fit | None) -> FloatArray | None:
-    if start is None or start.status is not Status.OK:
+    if start is None or not start.has_numbers:
         return None
     if tuple(c.covariate for c in start.coefficients) != (INTERCEPT, *names):
         return None

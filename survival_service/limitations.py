@@ -44,7 +44,7 @@ def limitations(
         *_of_jobs(jobs),
         *_of_devices(jobs),
         *_of_defences(jobs),
-        *_of_counts(jobs, surviving_share, fitted=any(fit.status is Status.OK for _, those in fits for fit in those)),
+        *_of_counts(jobs, surviving_share, fitted=any(fit.has_numbers for _, those in fits for fit in those)),
         *_of_fits(fits),
         *_of_pooling(jobs, fits, shared_images),
         *_of_models(jobs),
@@ -175,7 +175,7 @@ def _of_counts(jobs: Sequence[tuple[JobFacts, OutcomeTable]], surviving_share: f
 def _of_fits(fits: Sequence[tuple[Clock, tuple[Fit, ...]]]) -> Iterator[str]:
     for clock, those in fits:
         on = f"in {CLOCKS[clock]}"
-        best = next((fit for fit in those if fit.status is Status.OK), None)
+        best = next((fit for fit in those if fit.has_numbers), None)
         if best is not None:
             name = DISTRIBUTIONS[best.distribution]
             if best.expected.value is not None and math.isinf(best.expected.value):
@@ -191,9 +191,9 @@ def _of_fits(fits: Sequence[tuple[Clock, tuple[Fit, ...]]]) -> Iterator[str]:
     for clock, those in fits:
         for fit in those:
             name = f"{DISTRIBUTIONS[fit.distribution]} in {CLOCKS[clock]}"
-            if fit.status is Status.OK and fit.status_message != USABLE:
+            if fit.has_numbers and fit.status_message != USABLE:
                 doubtful.setdefault(fit.status_message, []).append(name)
-            elif fit.status not in (Status.OK, Status.NO_FAILURE, Status.NO_SAMPLE):
+            elif not fit.has_numbers and fit.status not in (Status.NO_FAILURE, Status.NO_SAMPLE):
                 refused.setdefault(fit.status_message, []).append(name)
     for message, names in doubtful.items():
         yield f"{', '.join(names)}: {message}"

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.integrate import quad
 from scipy.special import digamma, gammainc, gammaincc, gammainccinv, gammaincinv, gammaln, hyp1f1, polygamma
 
-from survival_service.distributions import Family, IntervalTerms, Terms
+from survival_service.distributions import Family, IntervalTerms, Normal, Terms
 from survival_service.observations import FloatArray
 
 # Below this the normal distribution differs from the member by less than rounding does.
@@ -24,6 +24,11 @@ _FAR = 1e-250
 _FRACTION_LENGTH = 200
 # Half-widths times slope below which an interval's terms are its series', with an error of their fourth power.
 _THIN = 1e-3
+
+
+def shape_family(shape: float) -> Family:
+    """The family of this shape Q; the normal one where no other could be told from it."""
+    return LogGamma(shape) if abs(shape) >= SMALLEST_SHAPE else Normal()
 
 
 class LogGamma(Family):

@@ -23,7 +23,7 @@ from survival_service.estimates import (
     wilson,
 )
 from survival_service.experiments import ExperimentGroup
-from survival_service.fitting import Fit, Status, described, fit, prepared, ranked
+from survival_service.fitting import Fit, described, fit, prepared, ranked
 from survival_service.jobs import JobFacts
 from survival_service.limitations import limitations
 from survival_service.nonparametric import histogram, kaplan_meier
@@ -81,6 +81,8 @@ class ClockReport:
     conclusion: Conclusion
     paper_rate: Estimate | None
     benign_rate: Estimate | None
+    averaged_median: Estimate | None = None
+    averaged_restricted_mean: Estimate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +300,7 @@ def _clock_report(
     observations = pooled(jobs, clock)
     spent = spending(outcomes, clock)
     fits = _fits(observations, options, clock)
-    best = next((one for one in fits if one.status is Status.OK), None)
+    best = next((one for one in fits if one.has_numbers), None)
     return ClockReport(
         clock=clock,
         fits=fits,

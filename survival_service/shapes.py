@@ -16,7 +16,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import chdtrc
 
 from survival_service.design import Design
-from survival_service.distributions import Distribution, Family
+from survival_service.distributions import Distribution
 from survival_service.estimates import DEFAULT_LEVEL, NO_ESTIMATE, Estimate, log_interval
 from survival_service.fitting import (
     FAILURES_PER_PARAMETER,
@@ -29,7 +29,7 @@ from survival_service.fitting import (
     prepared,
 )
 from survival_service.likelihood import Likelihood, Maximum, maximise
-from survival_service.log_gamma import SMALLEST_SHAPE, LogGamma
+from survival_service.log_gamma import shape_family
 from survival_service.observations import FloatArray, Observations
 
 # Where the profile is looked at first. Beyond the ends the distribution is next to a Pareto tail or a bound.
@@ -76,11 +76,6 @@ class ShapeFit:
     restriction_time: float = 0.0
     ratio_tests: tuple[RatioTest, ...] = ()
     covariance: FloatArray | None = field(default=None, compare=False, repr=False)
-
-
-def shape_family(shape: float) -> Family:
-    """The family of this shape Q; the normal one where no other could be told from it."""
-    return LogGamma(shape) if abs(shape) >= SMALLEST_SHAPE else Distribution.LOG_NORMAL.family
 
 
 def fit_shape(observations: Observations | Prepared, *, level: float = DEFAULT_LEVEL) -> ShapeFit:

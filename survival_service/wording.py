@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from survival_service.distributions import Distribution
 from survival_service.estimates import Estimate
-from survival_service.fitting import Fit, Status
+from survival_service.fitting import Fit
 from survival_service.observations import Clock
 from survival_service.scoring import Conclusion, Score
 
@@ -21,6 +21,8 @@ DISTRIBUTIONS = {
     Distribution.LOG_NORMAL: "log-normal",
     Distribution.LOG_LOGISTIC: "log-logistic",
     Distribution.EXPONENTIAL: "exponential",
+    Distribution.GENERALIZED_GAMMA: "generalised gamma",
+    Distribution.GAMMA: "gamma",
 }
 
 
@@ -128,7 +130,7 @@ def _conclusion(score: Score, on: str, confidence: str, clock: Clock) -> str:
 
 def _failures(fits: tuple[Fit, ...], clock: Clock, at_risk: int, failed: int, confidence: str) -> str:
     text = f"Of {at_risk} samples at risk {failed} failed ({percent(failed / at_risk)})"
-    best = next((fit for fit in fits if fit.status is Status.OK), None)
+    best = next((fit for fit in fits if fit.has_numbers), None)
     if best is None or best.median.value is None:
         return f"{text}."
     where = "at the average setting of the jobs " if len(best.coefficients) > 1 else ""

@@ -12,12 +12,20 @@ from typing import TYPE_CHECKING
 
 from cli.html.axes import Scale, log_ticks, round_ticks
 from cli.html.markup import Markup, element, join
-from cli.quantities import SECONDS, clock_word, distribution_word, interval, number, time_unit, value_on_clock
+from cli.quantities import (
+    SECONDS,
+    clock_word,
+    distribution_word,
+    has_numbers,
+    interval,
+    number,
+    time_unit,
+    value_on_clock,
+)
 
 if TYPE_CHECKING:
     from afr.survival.v1.survival_service_pb2 import ClockReport, Curve, Report
 
-_OK = 1
 _WIDE, _NARROW = 880, 350
 
 
@@ -43,7 +51,7 @@ def figure(caption: Markup | str, name: str, description: str, draw: Callable[[i
 
 def survival_figure(clock: ClockReport) -> Markup:
     """Kaplan-Meier against the fitted curves; empty if there is no curve at all."""
-    fits = [fit for fit in clock.fits if fit.status == _OK and fit.curve.time]
+    fits = [fit for fit in clock.fits if has_numbers(fit) and fit.curve.time]
     observed = clock.kaplan_meier
     if not observed.time and not fits:
         return Markup("")
@@ -244,7 +252,7 @@ def _legend(kind: str, label: str) -> Markup:
 def _time_axis(clock: ClockReport) -> tuple[float, str, float]:
     """Where the time axis ends, its unit, and how much of the clock one unit is."""
     times = [*clock.kaplan_meier.time, *clock.histogram.edge]
-    ends = [fit.restriction_time for fit in clock.fits if fit.status == _OK]
+    ends = [fit.restriction_time for fit in clock.fits if has_numbers(fit)]
     # A little beyond the last time, or what happened then could not be told from the frame.
     end = 1.03 * (max([time for time in (*times, *ends) if math.isfinite(time)], default=1.0) or 1.0)
     if clock.clock != SECONDS:

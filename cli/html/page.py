@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 
 from cli.html.charts import cost_figure, histogram_figure, rate_figure, survival_figure
 from cli.html.markup import Markup, data_table, element, join, text
-from cli.quantities import NOTHING, clock_word, count, distribution_word, interval, on_clock, share_interval, with_unit
+from cli.quantities import (
+    NOTHING,
+    clock_word,
+    count,
+    distribution_word,
+    has_numbers,
+    interval,
+    on_clock,
+    share_interval,
+    with_unit,
+)
 from cli.reading import (
     EFFECTS,
     FIT_COLUMNS,
@@ -150,7 +160,7 @@ def _clock(clock: ClockReport) -> Markup:
         "queries": "A query is one forward evaluation of the model for the sample. It depends on no hardware.",
         "seconds": "Device time, synchronised; the time of a batch is shared by the samples under attack in it.",
     }.get(word, "")
-    numbers = [fit for fit in clock.fits if fit.status == 1]
+    numbers = [fit for fit in clock.fits if has_numbers(fit)]
     tables = (
         [data_table(f"Fits on the {word} clock, best AIC first", FIT_COLUMNS, map(fit_row, numbers))] if numbers else []
     )

@@ -26,7 +26,7 @@ from survival_service.distributions import Distribution
 from survival_service.errors import InvalidObservations, InvalidRequest
 from survival_service.estimates import DEFAULT_LEVEL, Curve, Estimate, Histogram
 from survival_service.experiments import ExperimentGroup, Experiments
-from survival_service.fitting import Coefficient, Fit
+from survival_service.fits import Coefficient, EffectBound, Fit
 from survival_service.jobs import JobFacts
 from survival_service.observations import Clock, InFlightColumns, Observations, OutcomeColumns
 from survival_service.planning import SamplePlan
@@ -45,6 +45,7 @@ MESSAGES: Mapping[type[Any], type[Message]] = {
     Estimate: pb.Estimate,
     Fit: pb.Fit,
     Coefficient: pb.Coefficient,
+    EffectBound: pb.EffectBound,
     Curve: pb.Curve,
     Histogram: pb.Histogram,
     ClockReport: pb.ClockReport,
@@ -330,8 +331,12 @@ def report_options(options: pb.ReportOptions) -> ReportOptions:
 
 
 def planned_distribution(request: pb.PlanSamplesRequest) -> Distribution:
-    """Raises `InvalidRequest`."""
-    return _distribution(request.distribution, "distribution")
+    """Raises `InvalidRequest`, also for a distribution with a shape, whose shape nobody knows beforehand."""
+    distribution = _distribution(request.distribution, "distribution")
+    if distribution.with_shape:
+        known = ", ".join(_word(one) for one in Distribution if not one.with_shape)
+        raise InvalidRequest("distribution", f"{_word(distribution)} cannot be planned for; name one of {known}")
+    return distribution
 
 
 def attack_job_ids(request: pb.CreateReportRequest, most: int) -> tuple[str, ...]:
@@ -424,9 +429,13 @@ def _known(kind: type[E], number: int, field: str, name_of: Callable[[Any], str]
     try:
         return kind(number)
     except ValueError:
-        given = name_of(number) if number in (0, 5) else str(number)
-        known = ", ".join(member.name.lower().replace("_", "-") for member in kind)
+        given = name_of(number) if number == 0 else str(number)
+        known = ", ".join(_word(member) for member in kind)
         raise InvalidRequest(field, f"{field} {given} is not supported; known: {known}") from None
+
+
+def _word(member: Enum) -> str:
+    return member.name.lower().replace("_", "-")
 
 
 def _distribution(number: int, field: str) -> Distribution:

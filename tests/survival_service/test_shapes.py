@@ -11,9 +11,9 @@ from survival_service.design import Design
 from survival_service.distributions import Distribution
 from survival_service.fitting import Status, fit
 from survival_service.likelihood import Likelihood
-from survival_service.log_gamma import LogGamma
+from survival_service.log_gamma import LogGamma, shape_family
 from survival_service.observations import Observations
-from survival_service.shapes import fit_shape, shape_family
+from survival_service.shapes import fit_shape
 
 inf = math.inf
 # R's survival::ovarian: futime, fustat.

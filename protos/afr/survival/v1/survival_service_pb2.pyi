@@ -39,7 +39,11 @@ class _DistributionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Distribu
     DISTRIBUTION_EXPONENTIAL: _Distribution.ValueType  # 4
     """Exponential: S(t) = exp(-t/lambda)."""
     DISTRIBUTION_GENERALIZED_GAMMA: _Distribution.ValueType  # 5
-    """Generalised gamma."""
+    """Generalised gamma: its shape Q is fitted too. Weibull at Q = 1, log-normal at
+    Q = 0, gamma at Q = sigma.
+    """
+    DISTRIBUTION_GAMMA: _Distribution.ValueType  # 6
+    """Gamma: the generalised gamma with Q = sigma."""
 
 class Distribution(_Distribution, metaclass=_DistributionEnumTypeWrapper):
     """A distribution of times to failure. New values may be added."""
@@ -55,7 +59,11 @@ DISTRIBUTION_LOG_LOGISTIC: Distribution.ValueType  # 3
 DISTRIBUTION_EXPONENTIAL: Distribution.ValueType  # 4
 """Exponential: S(t) = exp(-t/lambda)."""
 DISTRIBUTION_GENERALIZED_GAMMA: Distribution.ValueType  # 5
-"""Generalised gamma."""
+"""Generalised gamma: its shape Q is fitted too. Weibull at Q = 1, log-normal at
+Q = 0, gamma at Q = sigma.
+"""
+DISTRIBUTION_GAMMA: Distribution.ValueType  # 6
+"""Gamma: the generalised gamma with Q = sigma."""
 Global___Distribution: _TypeAlias = Distribution  # noqa: Y015
 
 class _Clock:
@@ -188,14 +196,26 @@ class Fit(_message.Message):
         identified.
         """
         STATUS_NOT_CONVERGED: Fit._Status.ValueType  # 5
-        """The maximum was not found."""
+        """The search ended without finding the maximum."""
         STATUS_TOO_FEW_FAILURES: Fit._Status.ValueType  # 6
         """There are too few failures for the number of parameters."""
         STATUS_NO_SAMPLE: Fit._Status.ValueType  # 7
         """No sample was at risk: all were misclassified before the attack."""
+        STATUS_GROUP_WITHOUT_FAILURE: Fit._Status.ValueType  # 8
+        """A group, such as an attack, has no failure, so its effect has no estimate
+        but a bound, in `effect_bounds`. The other numbers are those of the fit
+        without the rows of that group, which is the exact limit.
+        """
+        STATUS_NOT_IDENTIFIED: Fit._Status.ValueType  # 9
+        """The likelihood has no maximum: the data do not tell the spread of the times,
+        their shape, or an effect.
+        """
 
     class Status(_Status, metaclass=_StatusEnumTypeWrapper):
-        """What the data can carry. Only `STATUS_OK` has numbers. New values may be added."""
+        """What the data can carry. Only `STATUS_OK` and `STATUS_GROUP_WITHOUT_FAILURE`
+        have numbers. New values may be added; a client takes those that it does not
+        know for statuses without numbers.
+        """
 
     STATUS_UNSPECIFIED: Fit.Status.ValueType  # 0
     """Unused."""
@@ -210,11 +230,20 @@ class Fit(_message.Message):
     identified.
     """
     STATUS_NOT_CONVERGED: Fit.Status.ValueType  # 5
-    """The maximum was not found."""
+    """The search ended without finding the maximum."""
     STATUS_TOO_FEW_FAILURES: Fit.Status.ValueType  # 6
     """There are too few failures for the number of parameters."""
     STATUS_NO_SAMPLE: Fit.Status.ValueType  # 7
     """No sample was at risk: all were misclassified before the attack."""
+    STATUS_GROUP_WITHOUT_FAILURE: Fit.Status.ValueType  # 8
+    """A group, such as an attack, has no failure, so its effect has no estimate
+    but a bound, in `effect_bounds`. The other numbers are those of the fit
+    without the rows of that group, which is the exact limit.
+    """
+    STATUS_NOT_IDENTIFIED: Fit.Status.ValueType  # 9
+    """The likelihood has no maximum: the data do not tell the spread of the times,
+    their shape, or an effect.
+    """
 
     DISTRIBUTION_FIELD_NUMBER: _builtins.int
     CLOCK_FIELD_NUMBER: _builtins.int
@@ -238,6 +267,15 @@ class Fit(_message.Message):
     DROPPED_COVARIATES_FIELD_NUMBER: _builtins.int
     CURVE_FIELD_NUMBER: _builtins.int
     CONCORDANCE_FIELD_NUMBER: _builtins.int
+    AICC_FIELD_NUMBER: _builtins.int
+    BIC_EVENTS_FIELD_NUMBER: _builtins.int
+    AKAIKE_WEIGHT_FIELD_NUMBER: _builtins.int
+    DEGREES_OF_FREEDOM_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
+    SHAPE_STANDARD_ERROR_FIELD_NUMBER: _builtins.int
+    FAILURE_PROBABILITY_FIELD_NUMBER: _builtins.int
+    FAILURE_PROBABILITY_TIME_FIELD_NUMBER: _builtins.int
+    EFFECT_BOUNDS_FIELD_NUMBER: _builtins.int
     distribution: Global___Distribution.ValueType
     """The distribution of the times to failure."""
     clock: Global___Clock.ValueType
@@ -270,6 +308,26 @@ class Fit(_message.Message):
     """Newton iterations used."""
     concordance: _builtins.float
     """Harrell's concordance on predicted median; absent without covariates."""
+    aicc: _builtins.float
+    """AIC corrected for few observations, AIC + 2k(k + 1)/(n - k - 1); absent unless
+    n exceeds k + 1.
+    """
+    bic_events: _builtins.float
+    """The Bayesian information criterion by failures, k log d - 2 log L."""
+    akaike_weight: _builtins.float
+    """The Akaike weight of this fit among those with numbers beside it, in [0, 1]."""
+    degrees_of_freedom: _builtins.int
+    """The degrees of freedom of Student's t behind every interval of this fit, one
+    less than the clusters; absent where intervals are normal.
+    """
+    shape: _builtins.float
+    """The shape Q of a generalised gamma fit; of a gamma fit, its scale."""
+    shape_standard_error: _builtins.float
+    """The standard error of the shape."""
+    failure_probability_time: _builtins.float
+    """The time of `failure_probability`: the latest check at which a failure was
+    found or, without one, that was reached.
+    """
     @_builtins.property
     def coefficients(self) -> _containers.RepeatedCompositeFieldContainer[Global___Coefficient]:
         """The coefficients beta on the log-time scale, the intercept first."""
@@ -296,6 +354,17 @@ class Fit(_message.Message):
     def curve(self) -> Global___Curve:
         """The survival function of this fit at the covariates' means."""
 
+    @_builtins.property
+    def failure_probability(self) -> Global___Estimate:
+        """P(T <= `failure_probability_time`) where a fit without numbers leaves that
+        much known: the share that failed, with its interval. Without a failure the
+        upper end is one-sided.
+        """
+
+    @_builtins.property
+    def effect_bounds(self) -> _containers.RepeatedCompositeFieldContainer[Global___EffectBound]:
+        """Effects that have no estimate because a group has no failure."""
+
     def __init__(
         self,
         *,
@@ -321,16 +390,93 @@ class Fit(_message.Message):
         dropped_covariates: _abc.Iterable[_builtins.str] | None = ...,
         curve: Global___Curve | None = ...,
         concordance: _builtins.float | None = ...,
+        aicc: _builtins.float | None = ...,
+        bic_events: _builtins.float = ...,
+        akaike_weight: _builtins.float | None = ...,
+        degrees_of_freedom: _builtins.int | None = ...,
+        shape: _builtins.float | None = ...,
+        shape_standard_error: _builtins.float | None = ...,
+        failure_probability: Global___Estimate | None = ...,
+        failure_probability_time: _builtins.float = ...,
+        effect_bounds: _abc.Iterable[Global___EffectBound] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_concordance", b"_concordance", "concordance", b"concordance", "curve", b"curve", "expected", b"expected", "median", b"median", "restricted_mean", b"restricted_mean"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_aicc", b"_aicc", "_akaike_weight", b"_akaike_weight", "_concordance", b"_concordance", "_degrees_of_freedom", b"_degrees_of_freedom", "_shape", b"_shape", "_shape_standard_error", b"_shape_standard_error", "aicc", b"aicc", "akaike_weight", b"akaike_weight", "concordance", b"concordance", "curve", b"curve", "degrees_of_freedom", b"degrees_of_freedom", "expected", b"expected", "failure_probability", b"failure_probability", "median", b"median", "restricted_mean", b"restricted_mean", "shape", b"shape", "shape_standard_error", b"shape_standard_error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concordance", b"_concordance", "aic", b"aic", "bic", b"bic", "clock", b"clock", "coefficients", b"coefficients", "concordance", b"concordance", "curve", b"curve", "distribution", b"distribution", "dropped_covariates", b"dropped_covariates", "expected", b"expected", "extrapolated_share", b"extrapolated_share", "failure_count", b"failure_count", "iteration_count", b"iteration_count", "log_likelihood", b"log_likelihood", "log_scale_standard_error", b"log_scale_standard_error", "median", b"median", "observation_count", b"observation_count", "parameter_count", b"parameter_count", "restricted_mean", b"restricted_mean", "restriction_time", b"restriction_time", "scale", b"scale", "status", b"status", "status_message", b"status_message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_aicc", b"_aicc", "_akaike_weight", b"_akaike_weight", "_concordance", b"_concordance", "_degrees_of_freedom", b"_degrees_of_freedom", "_shape", b"_shape", "_shape_standard_error", b"_shape_standard_error", "aic", b"aic", "aicc", b"aicc", "akaike_weight", b"akaike_weight", "bic", b"bic", "bic_events", b"bic_events", "clock", b"clock", "coefficients", b"coefficients", "concordance", b"concordance", "curve", b"curve", "degrees_of_freedom", b"degrees_of_freedom", "distribution", b"distribution", "dropped_covariates", b"dropped_covariates", "effect_bounds", b"effect_bounds", "expected", b"expected", "extrapolated_share", b"extrapolated_share", "failure_count", b"failure_count", "failure_probability", b"failure_probability", "failure_probability_time", b"failure_probability_time", "iteration_count", b"iteration_count", "log_likelihood", b"log_likelihood", "log_scale_standard_error", b"log_scale_standard_error", "median", b"median", "observation_count", b"observation_count", "parameter_count", b"parameter_count", "restricted_mean", b"restricted_mean", "restriction_time", b"restriction_time", "scale", b"scale", "shape", b"shape", "shape_standard_error", b"shape_standard_error", "status", b"status", "status_message", b"status_message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__aicc: _TypeAlias = _typing.Literal["aicc"]  # noqa: Y015
+    _WhichOneofArgType__aicc: _TypeAlias = _typing.Literal["_aicc", b"_aicc"]  # noqa: Y015
+    _WhichOneofReturnType__akaike_weight: _TypeAlias = _typing.Literal["akaike_weight"]  # noqa: Y015
+    _WhichOneofArgType__akaike_weight: _TypeAlias = _typing.Literal["_akaike_weight", b"_akaike_weight"]  # noqa: Y015
     _WhichOneofReturnType__concordance: _TypeAlias = _typing.Literal["concordance"]  # noqa: Y015
     _WhichOneofArgType__concordance: _TypeAlias = _typing.Literal["_concordance", b"_concordance"]  # noqa: Y015
+    _WhichOneofReturnType__degrees_of_freedom: _TypeAlias = _typing.Literal["degrees_of_freedom"]  # noqa: Y015
+    _WhichOneofArgType__degrees_of_freedom: _TypeAlias = _typing.Literal["_degrees_of_freedom", b"_degrees_of_freedom"]  # noqa: Y015
+    _WhichOneofReturnType__shape: _TypeAlias = _typing.Literal["shape"]  # noqa: Y015
+    _WhichOneofArgType__shape: _TypeAlias = _typing.Literal["_shape", b"_shape"]  # noqa: Y015
+    _WhichOneofReturnType__shape_standard_error: _TypeAlias = _typing.Literal["shape_standard_error"]  # noqa: Y015
+    _WhichOneofArgType__shape_standard_error: _TypeAlias = _typing.Literal["_shape_standard_error", b"_shape_standard_error"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__aicc) -> _WhichOneofReturnType__aicc | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__akaike_weight) -> _WhichOneofReturnType__akaike_weight | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__concordance) -> _WhichOneofReturnType__concordance | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__degrees_of_freedom) -> _WhichOneofReturnType__degrees_of_freedom | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shape) -> _WhichOneofReturnType__shape | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shape_standard_error) -> _WhichOneofReturnType__shape_standard_error | None: ...
 
 Global___Fit: _TypeAlias = Fit  # noqa: Y015
+
+@_typing.final
+class EffectBound(_message.Message):
+    """A bound for an effect that has no estimate because nothing failed in a group, by
+    profile likelihood.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COVARIATE_FIELD_NUMBER: _builtins.int
+    LOWER_FIELD_NUMBER: _builtins.int
+    UPPER_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    covariate: _builtins.str
+    """The covariate."""
+    lower: _builtins.float
+    """One unit of the covariate multiplies time by at least this."""
+    upper: _builtins.float
+    """One unit of the covariate multiplies time by at most this."""
+    level: _builtins.float
+    """The one-sided level of confidence, for example 0.95."""
+    message: _builtins.str
+    """All that in a sentence."""
+    def __init__(
+        self,
+        *,
+        covariate: _builtins.str = ...,
+        lower: _builtins.float | None = ...,
+        upper: _builtins.float | None = ...,
+        level: _builtins.float = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lower", b"_lower", "_upper", b"_upper", "lower", b"lower", "upper", b"upper"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lower", b"_lower", "_upper", b"_upper", "covariate", b"covariate", "level", b"level", "lower", b"lower", "message", b"message", "upper", b"upper"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__lower: _TypeAlias = _typing.Literal["lower"]  # noqa: Y015
+    _WhichOneofArgType__lower: _TypeAlias = _typing.Literal["_lower", b"_lower"]  # noqa: Y015
+    _WhichOneofReturnType__upper: _TypeAlias = _typing.Literal["upper"]  # noqa: Y015
+    _WhichOneofArgType__upper: _TypeAlias = _typing.Literal["_upper", b"_upper"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lower) -> _WhichOneofReturnType__lower | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__upper) -> _WhichOneofReturnType__upper | None: ...
+
+Global___EffectBound: _TypeAlias = EffectBound  # noqa: Y015
 
 @_typing.final
 class Coefficient(_message.Message):
@@ -458,6 +604,8 @@ class ClockReport(_message.Message):
     CONCLUSION_FIELD_NUMBER: _builtins.int
     PAPER_RATE_FIELD_NUMBER: _builtins.int
     BENIGN_RATE_FIELD_NUMBER: _builtins.int
+    AVERAGED_MEDIAN_FIELD_NUMBER: _builtins.int
+    AVERAGED_RESTRICTED_MEAN_FIELD_NUMBER: _builtins.int
     clock: Global___Clock.ValueType
     """The clock."""
     training_cost_per_sample: _builtins.float
@@ -508,6 +656,16 @@ class ClockReport(_message.Message):
         price of a clean error. Absent on the queries clock.
         """
 
+    @_builtins.property
+    def averaged_median(self) -> Global___Estimate:
+        """The median averaged over the fits with their Akaike weights, on the log scale;
+        its interval contains how the fits differ. Absent with fewer than two fits.
+        """
+
+    @_builtins.property
+    def averaged_restricted_mean(self) -> Global___Estimate:
+        """The restricted mean, averaged alike."""
+
     def __init__(
         self,
         *,
@@ -523,10 +681,12 @@ class ClockReport(_message.Message):
         conclusion: Global___Conclusion.ValueType = ...,
         paper_rate: Global___Estimate | None = ...,
         benign_rate: Global___Estimate | None = ...,
+        averaged_median: Global___Estimate | None = ...,
+        averaged_restricted_mean: Global___Estimate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence_above_one", b"_confidence_above_one", "benign_rate", b"benign_rate", "confidence_above_one", b"confidence_above_one", "cost_normalized_failure_rate", b"cost_normalized_failure_rate", "cost_per_failure", b"cost_per_failure", "histogram", b"histogram", "kaplan_meier", b"kaplan_meier", "paper_rate", b"paper_rate"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence_above_one", b"_confidence_above_one", "averaged_median", b"averaged_median", "averaged_restricted_mean", b"averaged_restricted_mean", "benign_rate", b"benign_rate", "confidence_above_one", b"confidence_above_one", "cost_normalized_failure_rate", b"cost_normalized_failure_rate", "cost_per_failure", b"cost_per_failure", "histogram", b"histogram", "kaplan_meier", b"kaplan_meier", "paper_rate", b"paper_rate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_above_one", b"_confidence_above_one", "attack_cost", b"attack_cost", "benign_rate", b"benign_rate", "clock", b"clock", "conclusion", b"conclusion", "confidence_above_one", b"confidence_above_one", "cost_normalized_failure_rate", b"cost_normalized_failure_rate", "cost_per_failure", b"cost_per_failure", "fits", b"fits", "histogram", b"histogram", "kaplan_meier", b"kaplan_meier", "paper_rate", b"paper_rate", "training_cost_per_sample", b"training_cost_per_sample"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_above_one", b"_confidence_above_one", "attack_cost", b"attack_cost", "averaged_median", b"averaged_median", "averaged_restricted_mean", b"averaged_restricted_mean", "benign_rate", b"benign_rate", "clock", b"clock", "conclusion", b"conclusion", "confidence_above_one", b"confidence_above_one", "cost_normalized_failure_rate", b"cost_normalized_failure_rate", "cost_per_failure", b"cost_per_failure", "fits", b"fits", "histogram", b"histogram", "kaplan_meier", b"kaplan_meier", "paper_rate", b"paper_rate", "training_cost_per_sample", b"training_cost_per_sample"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__confidence_above_one: _TypeAlias = _typing.Literal["confidence_above_one"]  # noqa: Y015
     _WhichOneofArgType__confidence_above_one: _TypeAlias = _typing.Literal["_confidence_above_one", b"_confidence_above_one"]  # noqa: Y015
