@@ -10,6 +10,7 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from survival_service.cure import CureFit, cure_fits
 from survival_service.distributions import Distribution
 from survival_service.errors import InvalidRequest
 from survival_service.estimates import (
@@ -23,7 +24,8 @@ from survival_service.estimates import (
     wilson,
 )
 from survival_service.experiments import ExperimentGroup
-from survival_service.fitting import Fit, described, fit, prepared, ranked
+from survival_service.fitting import Fit, Prepared, described, fit, prepared, ranked
+from survival_service.hurdle import hurdle_restricted_mean
 from survival_service.jobs import JobFacts
 from survival_service.limitations import limitations
 from survival_service.nonparametric import histogram, kaplan_meier
@@ -83,6 +85,8 @@ class ClockReport:
     benign_rate: Estimate | None
     averaged_median: Estimate | None = None
     averaged_restricted_mean: Estimate | None = None
+    cure_fits: tuple[CureFit, ...] = ()
+    hurdle_restricted_mean: Estimate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,12 +275,13 @@ def fit_observations(
 
 
 def _fits(
-    observations: Observations,
+    observations: Observations | Prepared,
     options: ReportOptions,
     clock: Clock | None,
     starts: Mapping[Distribution, Fit] | None = None,
 ) -> tuple[Fit, ...]:
-    level, known, rows = options.confidence_level, starts or {}, prepared(observations)
+    level, known = options.confidence_level, starts or {}
+    rows = observations if isinstance(observations, Prepared) else prepared(observations)
     return ranked(
         tuple(
             described(fit(rows, one, clock=clock, level=level, start=known.get(one)), rows, level=level)
@@ -299,8 +304,10 @@ def _clock_report(
     level, prices = options.confidence_level, options.price_ratio(clock)
     observations = pooled(jobs, clock)
     spent = spending(outcomes, clock)
-    fits = _fits(observations, options, clock)
+    rows = prepared(observations)
+    fits = _fits(rows, options, clock)
     best = next((one for one in fits if one.has_numbers), None)
+    exposed = np.concatenate([columns.verdict for _, columns in outcomes]) != Verdict.MISCLASSIFIED
     return ClockReport(
         clock=clock,
         fits=fits,
@@ -314,6 +321,16 @@ def _clock_report(
         conclusion=scored.conclusion,
         paper_rate=paper_rate(best.expected, spent, price_ratio=prices) if best else None,
         benign_rate=benign_rate(outcomes, level, price_ratio=prices) if clock is Clock.SECONDS else None,
+        cure_fits=cure_fits(rows, fits, level=level),
+        hurdle_restricted_mean=hurdle_restricted_mean(
+            best.restricted_mean,
+            float(exposed.mean()),
+            effective_trials(exposed, images(outcomes)),
+            best.restriction_time,
+            level,
+        )
+        if best
+        else None,
     )
 
 

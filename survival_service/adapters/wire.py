@@ -22,6 +22,7 @@ from afr.outcome.v1 import outcome_pb2 as outcome_pb
 from afr.survival.v1 import survival_service_pb2 as pb
 from google.protobuf.message import Message
 
+from survival_service.cure import CureFit
 from survival_service.distributions import Distribution
 from survival_service.errors import InvalidObservations, InvalidRequest
 from survival_service.estimates import DEFAULT_LEVEL, Curve, Estimate, Histogram
@@ -46,6 +47,7 @@ MESSAGES: Mapping[type[Any], type[Message]] = {
     Fit: pb.Fit,
     Coefficient: pb.Coefficient,
     EffectBound: pb.EffectBound,
+    CureFit: pb.CureFit,
     Curve: pb.Curve,
     Histogram: pb.Histogram,
     ClockReport: pb.ClockReport,

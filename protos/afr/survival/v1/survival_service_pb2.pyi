@@ -515,6 +515,186 @@ class Coefficient(_message.Message):
 Global___Coefficient: _TypeAlias = Coefficient  # noqa: Y015
 
 @_typing.final
+class CureFit(_message.Message):
+    """A fit of one distribution in which a share of the samples never fails: S(t) =
+    share + (1 - share) S_u(t), S_u that of the samples that can fail.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Status:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[CureFit._Status.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATUS_UNSPECIFIED: CureFit._Status.ValueType  # 0
+        """Unused."""
+        STATUS_OK: CureFit._Status.ValueType  # 1
+        """The fit can be used."""
+        STATUS_NO_CURED_SHARE: CureFit._Status.ValueType  # 2
+        """The data are likeliest if every sample fails in the end: the share is 0, with
+        an upper bound. There are no times; those of the plain fit hold.
+        """
+        STATUS_NO_FIT: CureFit._Status.ValueType  # 3
+        """The fit without a cured share has no numbers, and this one has none either."""
+        STATUS_TOO_FEW_FAILURES: CureFit._Status.ValueType  # 4
+        """There are too few failures for one more parameter."""
+        STATUS_NOT_IDENTIFIED: CureFit._Status.ValueType  # 5
+        """A share that never fails cannot be told from slow failures."""
+
+    class Status(_Status, metaclass=_StatusEnumTypeWrapper):
+        """What the data say of a share that never fails. New values may be added."""
+
+    STATUS_UNSPECIFIED: CureFit.Status.ValueType  # 0
+    """Unused."""
+    STATUS_OK: CureFit.Status.ValueType  # 1
+    """The fit can be used."""
+    STATUS_NO_CURED_SHARE: CureFit.Status.ValueType  # 2
+    """The data are likeliest if every sample fails in the end: the share is 0, with
+    an upper bound. There are no times; those of the plain fit hold.
+    """
+    STATUS_NO_FIT: CureFit.Status.ValueType  # 3
+    """The fit without a cured share has no numbers, and this one has none either."""
+    STATUS_TOO_FEW_FAILURES: CureFit.Status.ValueType  # 4
+    """There are too few failures for one more parameter."""
+    STATUS_NOT_IDENTIFIED: CureFit.Status.ValueType  # 5
+    """A share that never fails cannot be told from slow failures."""
+
+    class _FollowUp:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _FollowUpEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[CureFit._FollowUp.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        FOLLOW_UP_UNSPECIFIED: CureFit._FollowUp.ValueType  # 0
+        """Unknown."""
+        FOLLOW_UP_SUFFICIENT: CureFit._FollowUp.ValueType  # 1
+        """At most 5 % of the samples that can fail had not at the longest time."""
+        FOLLOW_UP_SHORT: CureFit._FollowUp.ValueType  # 2
+        """More had not: the cured share leans on the shape of the distribution."""
+
+    class FollowUp(_FollowUp, metaclass=_FollowUpEnumTypeWrapper):
+        """Whether the attack went on long enough to tell samples that never fail from
+        slow ones.
+        """
+
+    FOLLOW_UP_UNSPECIFIED: CureFit.FollowUp.ValueType  # 0
+    """Unknown."""
+    FOLLOW_UP_SUFFICIENT: CureFit.FollowUp.ValueType  # 1
+    """At most 5 % of the samples that can fail had not at the longest time."""
+    FOLLOW_UP_SHORT: CureFit.FollowUp.ValueType  # 2
+    """More had not: the cured share leans on the shape of the distribution."""
+
+    DISTRIBUTION_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    STATUS_MESSAGE_FIELD_NUMBER: _builtins.int
+    CURED_SHARE_FIELD_NUMBER: _builtins.int
+    LOGIT_STANDARD_ERROR_FIELD_NUMBER: _builtins.int
+    FOLLOW_UP_FIELD_NUMBER: _builtins.int
+    UNFAILED_SHARE_FIELD_NUMBER: _builtins.int
+    MEDIAN_FIELD_NUMBER: _builtins.int
+    RESTRICTED_MEAN_FIELD_NUMBER: _builtins.int
+    RESTRICTION_TIME_FIELD_NUMBER: _builtins.int
+    COEFFICIENTS_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    LOG_SCALE_STANDARD_ERROR_FIELD_NUMBER: _builtins.int
+    LOG_LIKELIHOOD_FIELD_NUMBER: _builtins.int
+    AIC_FIELD_NUMBER: _builtins.int
+    PARAMETER_COUNT_FIELD_NUMBER: _builtins.int
+    P_VALUE_FIELD_NUMBER: _builtins.int
+    ITERATION_COUNT_FIELD_NUMBER: _builtins.int
+    CURVE_FIELD_NUMBER: _builtins.int
+    distribution: Global___Distribution.ValueType
+    """The distribution of the times of the samples that can fail."""
+    status: Global___CureFit.Status.ValueType
+    """What the data say."""
+    status_message: _builtins.str
+    """The status in a sentence, with what to do about it."""
+    logit_standard_error: _builtins.float
+    """The standard error of the logit of the cured share."""
+    follow_up: Global___CureFit.FollowUp.ValueType
+    """Whether the attack went on long enough."""
+    unfailed_share: _builtins.float
+    """The fitted share of the samples that can fail that had not at
+    `restriction_time`.
+    """
+    restriction_time: _builtins.float
+    """The longest time observed."""
+    scale: _builtins.float
+    """The scale sigma of their log times."""
+    log_scale_standard_error: _builtins.float
+    """The standard error of log sigma."""
+    log_likelihood: _builtins.float
+    """The maximised, unpenalised log-likelihood."""
+    aic: _builtins.float
+    """Akaike's information criterion; comparable with that of `Fit`."""
+    parameter_count: _builtins.int
+    """The number of estimated parameters, the cured share among them."""
+    p_value: _builtins.float
+    """The probability of so much evidence for a cured share if there is none.
+    Absent where rows lie in clusters.
+    """
+    iteration_count: _builtins.int
+    """Newton iterations after those of expectation and maximisation."""
+    @_builtins.property
+    def cured_share(self) -> Global___Estimate:
+        """The share of the samples at risk that never fails, in [0, 1], with its interval;
+        if it is 0, a one-sided upper bound.
+        """
+
+    @_builtins.property
+    def median(self) -> Global___Estimate:
+        """The median time to failure of the samples that can fail."""
+
+    @_builtins.property
+    def restricted_mean(self) -> Global___Estimate:
+        """The mean time to failure of all samples at risk if the clock stops at
+        `restriction_time`.
+        """
+
+    @_builtins.property
+    def coefficients(self) -> _containers.RepeatedCompositeFieldContainer[Global___Coefficient]:
+        """The effects on the log time of the samples that can fail, intercept first."""
+
+    @_builtins.property
+    def curve(self) -> Global___Curve:
+        """The survival function of all samples at risk; it ends above the cured share."""
+
+    def __init__(
+        self,
+        *,
+        distribution: Global___Distribution.ValueType = ...,
+        status: Global___CureFit.Status.ValueType = ...,
+        status_message: _builtins.str = ...,
+        cured_share: Global___Estimate | None = ...,
+        logit_standard_error: _builtins.float = ...,
+        follow_up: Global___CureFit.FollowUp.ValueType = ...,
+        unfailed_share: _builtins.float = ...,
+        median: Global___Estimate | None = ...,
+        restricted_mean: Global___Estimate | None = ...,
+        restriction_time: _builtins.float = ...,
+        coefficients: _abc.Iterable[Global___Coefficient] | None = ...,
+        scale: _builtins.float = ...,
+        log_scale_standard_error: _builtins.float = ...,
+        log_likelihood: _builtins.float = ...,
+        aic: _builtins.float = ...,
+        parameter_count: _builtins.int = ...,
+        p_value: _builtins.float | None = ...,
+        iteration_count: _builtins.int = ...,
+        curve: Global___Curve | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_p_value", b"_p_value", "cured_share", b"cured_share", "curve", b"curve", "median", b"median", "p_value", b"p_value", "restricted_mean", b"restricted_mean"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p_value", b"_p_value", "aic", b"aic", "coefficients", b"coefficients", "cured_share", b"cured_share", "curve", b"curve", "distribution", b"distribution", "follow_up", b"follow_up", "iteration_count", b"iteration_count", "log_likelihood", b"log_likelihood", "log_scale_standard_error", b"log_scale_standard_error", "logit_standard_error", b"logit_standard_error", "median", b"median", "p_value", b"p_value", "parameter_count", b"parameter_count", "restricted_mean", b"restricted_mean", "restriction_time", b"restriction_time", "scale", b"scale", "status", b"status", "status_message", b"status_message", "unfailed_share", b"unfailed_share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__p_value: _TypeAlias = _typing.Literal["p_value"]  # noqa: Y015
+    _WhichOneofArgType__p_value: _TypeAlias = _typing.Literal["_p_value", b"_p_value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__p_value) -> _WhichOneofReturnType__p_value | None: ...
+
+Global___CureFit: _TypeAlias = CureFit  # noqa: Y015
+
+@_typing.final
 class Curve(_message.Message):
     """A survival function, one packed column a quantity."""
 
@@ -606,6 +786,8 @@ class ClockReport(_message.Message):
     BENIGN_RATE_FIELD_NUMBER: _builtins.int
     AVERAGED_MEDIAN_FIELD_NUMBER: _builtins.int
     AVERAGED_RESTRICTED_MEAN_FIELD_NUMBER: _builtins.int
+    CURE_FITS_FIELD_NUMBER: _builtins.int
+    HURDLE_RESTRICTED_MEAN_FIELD_NUMBER: _builtins.int
     clock: Global___Clock.ValueType
     """The clock."""
     training_cost_per_sample: _builtins.float
@@ -666,6 +848,19 @@ class ClockReport(_message.Message):
     def averaged_restricted_mean(self) -> Global___Estimate:
         """The restricted mean, averaged alike."""
 
+    @_builtins.property
+    def cure_fits(self) -> _containers.RepeatedCompositeFieldContainer[Global___CureFit]:
+        """The fits with a share of samples that never fails: those with numbers first,
+        best AIC first. Only in a final report.
+        """
+
+    @_builtins.property
+    def hurdle_restricted_mean(self) -> Global___Estimate:
+        """The restricted mean over all samples, those misclassified before the attack
+        counted as 0: the share classified correctly times the restricted mean of the
+        best fit. Absent without a fit.
+        """
+
     def __init__(
         self,
         *,
@@ -683,10 +878,12 @@ class ClockReport(_message.Message):
         benign_rate: Global___Estimate | None = ...,
         averaged_median: Global___Estimate | None = ...,
         averaged_restricted_mean: Global___Estimate | None = ...,
+        cure_fits: _abc.Iterable[Global___CureFit] | None = ...,
+        hurdle_restricted_mean: Global___Estimate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence_above_one", b"_confidence_above_one", "averaged_median", b"averaged_median", "averaged_restricted_mean", b"averaged_restricted_mean", "benign_rate", b"benign_rate", "confidence_above_one", b"confidence_above_one", "cost_normalized_failure_rate", b"cost_normalized_failure_rate", "cost_per_failure", b"cost_per_failure", "histogram", b"histogram", "kaplan_meier", b"kaplan_meier", "paper_rate", b"paper_rate"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence_above_one", b"_confidence_above_one", "averaged_median", b"averaged_median", "averaged_restricted_mean", b"averaged_restricted_mean", "benign_rate", b"benign_rate", "confidence_above_one", b"confidence_above_one", "cost_normalized_failure_rate", b"cost_normalized_failure_rate", "cost_per_failure", b"cost_per_failure", "histogram", b"histogram", "hurdle_restricted_mean", b"hurdle_restricted_mean", "kaplan_meier", b"kaplan_meier", "paper_rate", b"paper_rate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_above_one", b"_confidence_above_one", "attack_cost", b"attack_cost", "averaged_median", b"averaged_median", "averaged_restricted_mean", b"averaged_restricted_mean", "benign_rate", b"benign_rate", "clock", b"clock", "conclusion", b"conclusion", "confidence_above_one", b"confidence_above_one", "cost_normalized_failure_rate", b"cost_normalized_failure_rate", "cost_per_failure", b"cost_per_failure", "fits", b"fits", "histogram", b"histogram", "kaplan_meier", b"kaplan_meier", "paper_rate", b"paper_rate", "training_cost_per_sample", b"training_cost_per_sample"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_above_one", b"_confidence_above_one", "attack_cost", b"attack_cost", "averaged_median", b"averaged_median", "averaged_restricted_mean", b"averaged_restricted_mean", "benign_rate", b"benign_rate", "clock", b"clock", "conclusion", b"conclusion", "confidence_above_one", b"confidence_above_one", "cost_normalized_failure_rate", b"cost_normalized_failure_rate", "cost_per_failure", b"cost_per_failure", "cure_fits", b"cure_fits", "fits", b"fits", "histogram", b"histogram", "hurdle_restricted_mean", b"hurdle_restricted_mean", "kaplan_meier", b"kaplan_meier", "paper_rate", b"paper_rate", "training_cost_per_sample", b"training_cost_per_sample"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__confidence_above_one: _TypeAlias = _typing.Literal["confidence_above_one"]  # noqa: Y015
     _WhichOneofArgType__confidence_above_one: _TypeAlias = _typing.Literal["_confidence_above_one", b"_confidence_above_one"]  # noqa: Y015
