@@ -26,10 +26,11 @@ _LOGARITHMIC = frozenset({"epsilon", "step_size"})
 def job_covariates(jobs: Sequence[JobFacts]) -> tuple[FloatArray, tuple[str, ...]]:
     """One row a job: everything that differs between the jobs. Names of treatment levels state their reference.
 
-    Categories are coded against their first level in the order of the jobs; `epsilon` and `step_size` enter as
-    logarithms, other strengths of an attack as they are; those of a defence from 0 to 1 between its least and its
-    greatest among the jobs, which the name states; the depth of a ResNet as its number of layers. A strength that some
-    job lacks (that of another attack or defence) is 0 there, beside the indicator of that attack or defence.
+    Categories are coded against their first level in the order of the jobs, defences against none where a job has none;
+    `epsilon` and `step_size` enter as logarithms, other strengths of an attack as they are; those of a defence from 0
+    to 1 between its least and its greatest among the jobs, which the name states; the depth of a ResNet as its number
+    of layers. A strength that some job lacks (that of another attack or defence) is 0 there, beside the indicator of
+    that attack or defence.
     """
     columns: dict[str, list[float]] = {}
     depths = [re.fullmatch(r"resnet(\d+)", job.model) for job in jobs]
@@ -79,7 +80,8 @@ def independent_columns(
 
 
 def _treatments(name: str, levels: Sequence[str]) -> dict[str, list[float]]:
-    reference, *others = dict.fromkeys(levels)
+    # The undefended model is the control, wherever it comes.
+    reference, *others = dict.fromkeys(["none", *levels] if "none" in levels else levels)
     return {f"{name}={level} (against {reference})": [float(own == level) for own in levels] for level in others}
 
 

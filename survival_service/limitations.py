@@ -32,14 +32,14 @@ def limitations(
     *,
     surviving_share: float = 0.0,
     shared_images: bool = False,
-    conclusions: Sequence[tuple[Clock, Conclusion]] = (),
+    conclusions: Sequence[tuple[Clock, Conclusion | None]] = (),
 ) -> tuple[str, ...]:
     """Everything a reader should know before quoting a number, the weightiest first, without repetition.
 
     `surviving_share` is where the curve of Kaplan and Meier ends; `shared_images` says that jobs attacked the same.
     """
     found = [
-        *_of_conclusions(conclusions),
+        *_of_conclusions([(clock, conclusion) for clock, conclusion in conclusions if conclusion is not None]),
         *_of_training(jobs),
         *_of_jobs(jobs),
         *_of_devices(jobs),

@@ -23,6 +23,12 @@ class Clock(Enum):
 
     SECONDS = 1
     QUERIES = 2
+    DISTANCE = 3
+
+    @property
+    def of_costs(self) -> Clock:
+        """The clock on which costs are counted beside this one: nothing is spent in distance, so there in queries."""
+        return Clock.QUERIES if self is Clock.DISTANCE else self
 
 
 class Verdict(IntEnum):

@@ -113,6 +113,8 @@ class OutcomeTable:
 
     def rows(self, clock: Clock, *, include_in_flight: bool = True) -> tuple[Observations, IntArray]:
         """The observations sample by sample, and the index of each sample in the attacked split."""
+        if clock is Clock.DISTANCE:
+            raise ValueError("a table does not know its norm and its epsilon; see `distances`")
         columns = self.columns()
         at_risk = columns.verdict != Verdict.MISCLASSIFIED
         quantity = "query_count" if clock is Clock.QUERIES else "seconds"

@@ -8,7 +8,7 @@ import numpy as np
 
 from survival_service.covariates import job_covariates
 from survival_service.jobs import JobFacts
-from survival_service.observations import Clock, Observations
+from survival_service.observations import Clock, IntArray, Observations
 from survival_service.outcome_table import OutcomeTable
 
 
@@ -38,3 +38,11 @@ def pooled(jobs: Sequence[tuple[JobFacts, OutcomeTable]], clock: Clock) -> Obser
         cluster=np.array([number[image] for image in images], dtype=np.int64),
         check=np.concatenate([part.check for part in parts if part.check is not None]),
     )
+
+
+def models_of_rows(jobs: Sequence[tuple[JobFacts, OutcomeTable]]) -> IntArray:
+    """The trained model of every row of `pooled`, as a number: jobs on the same weights share it."""
+    names = [facts.weights_digest or facts.attack_job_id for facts, _ in jobs]
+    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    rows = [table.failed_count + table.survived_count + table.in_flight_count for _, table in jobs]
+    return np.repeat(np.array([number[name] for name in names], dtype=np.int64), rows)

@@ -1,4 +1,4 @@
-"""The robustness report: what was learnt on both clocks, what it cost, and what limits the numbers."""
+"""The robustness report: what was learnt on each clock, what it cost, and what limits the numbers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from survival_service.contrasts import effect_report
 from survival_service.cure import CureFit, cure_fits
+from survival_service.distances import distances, no_distance
 from survival_service.distributions import Distribution
+from survival_service.effects import EffectReport
 from survival_service.errors import InvalidRequest
 from survival_service.estimates import (
     DEFAULT_LEVEL,
@@ -80,7 +83,7 @@ class ClockReport:
     attack_cost: float
     cost_normalized_failure_rate: Estimate
     confidence_above_one: float | None
-    conclusion: Conclusion
+    conclusion: Conclusion | None
     paper_rate: Estimate | None
     benign_rate: Estimate | None
     averaged_median: Estimate | None = None
@@ -157,6 +160,8 @@ class Report:
     partial: bool
     confidence_level: float
     experiment_groups: tuple[ExperimentGroup, ...] = ()
+    effect_report: EffectReport | None = None
+    distance_norm: str = ""
     report_id: str = ""
     create_time: datetime | None = None
 
@@ -195,10 +200,17 @@ def make_report(jobs: Sequence[tuple[JobFacts, OutcomeTable]], options: ReportOp
     misclassified = sum(table.misclassified_count for _, table in jobs)
     total, at_risk = failed + survived + misclassified, failed + survived
 
-    clocks = (options.clock, *(clock for clock in Clock if clock is not options.clock))
-    scores = {clock: _score(spending(outcomes, clock), clock, options) for clock in clocks}
-    reports = tuple(_clock_report(jobs, outcomes, clock, scores[clock], options) for clock in clocks)
-    requested = reports[0]
+    require_clock([facts for facts, _ in jobs], options)
+    norm = "" if no_distance([facts for facts, _ in jobs]) else jobs[0][0].norm
+    clocks = dict.fromkeys((options.clock, Clock.SECONDS, Clock.QUERIES, *([Clock.DISTANCE] if norm else [])))
+    scores = {clock: _score(spending(outcomes, clock), clock, options) for clock in (Clock.SECONDS, Clock.QUERIES)}
+    reports = {
+        clock: _clock_report(jobs, outcomes, clock, scores[clock], options)
+        if clock in scores
+        else _distance_report(jobs, options)
+        for clock in clocks
+    }
+    requested, concluding = reports[options.clock], reports[options.clock.of_costs]
     verdict, image = np.concatenate([columns.verdict for _, columns in outcomes]), images(outcomes)
     exposed, fell = verdict != Verdict.MISCLASSIFIED, verdict == Verdict.FAILED
     failure_share = _share(fell[exposed], image[exposed], level, bound_without=True)
@@ -213,9 +225,9 @@ def make_report(jobs: Sequence[tuple[JobFacts, OutcomeTable]], options: ReportOp
         clean_accuracy=_share(exposed, image, level) if answered else NO_ESTIMATE,
         adversarial_accuracy=_share(verdict == Verdict.SURVIVED, image, level),
         failure_share=failure_share,
-        clock_reports=reports,
+        clock_reports=tuple(reports.values()),
         summary=summary(
-            scores[options.clock],
+            scores[concluding.clock],
             requested.fits,
             options.clock,
             sample_count=total,
@@ -223,16 +235,16 @@ def make_report(jobs: Sequence[tuple[JobFacts, OutcomeTable]], options: ReportOp
             failed=failed,
             failure_bound=failure_share.upper,
             canceled=any(facts.canceled for facts, _ in jobs),
-            priced=options.price_ratio(options.clock) != 1.0,
+            priced=options.price_ratio(concluding.clock) != 1.0,
             level=level,
         ),
-        conclusion=requested.conclusion,
+        conclusion=scores[concluding.clock].conclusion,
         limitations=limitations(
             jobs,
-            [(report.clock, report.fits) for report in reports],
-            surviving_share=min(requested.kaplan_meier.survival, default=0.0),
+            [(report.clock, report.fits) for report in reports.values()],
+            surviving_share=min(concluding.kaplan_meier.survival, default=0.0),
             shared_images=np.unique(image).size < total,
-            conclusions=[(report.clock, report.conclusion) for report in reports],
+            conclusions=[(report.clock, report.conclusion) for report in reports.values()],
         ),
         costs=_costs(outcomes, scores[Clock.SECONDS], options),
         jobs=tuple(_reported(facts, table) for facts, table in jobs),
@@ -240,7 +252,15 @@ def make_report(jobs: Sequence[tuple[JobFacts, OutcomeTable]], options: ReportOp
             facts.canceled or table.outcome_count < facts.sample_count or table.in_flight_count for facts, table in jobs
         ),
         confidence_level=level,
+        effect_report=effect_report(jobs, {clock: report.fits for clock, report in reports.items()}, level),
+        distance_norm=norm,
     )
+
+
+def require_clock(jobs: Sequence[JobFacts], options: ReportOptions) -> None:
+    """Raise `InvalidRequest` if these jobs have nothing on the clock of the conclusion."""
+    if options.clock is Clock.DISTANCE and (why := no_distance(jobs)):
+        raise InvalidRequest("options.clock", f"there is no report on the clock of distance: {why}")
 
 
 def make_progress(
@@ -248,16 +268,19 @@ def make_progress(
 ) -> ReportProgress:
     """Count what has arrived and fit it on the requested clock, samples in flight censored at their last check.
 
+    Distances are of whole jobs, so their provisional fits are on queries.
+
     `previous` lends its fits as starting points.
     """
     starts = {fit.distribution: fit for fit in previous.provisional_fits} if previous else {}
+    clock = options.clock.of_costs
     return ReportProgress(
         outcome_count=sum(table.outcome_count for _, table in jobs),
         failed_count=sum(table.failed_count for _, table in jobs),
         survived_count=sum(table.survived_count for _, table in jobs),
         misclassified_count=sum(table.misclassified_count for _, table in jobs),
         in_flight_count=sum(table.in_flight_count for _, table in jobs),
-        provisional_fits=_fits(pooled(jobs, options.clock), options, options.clock, starts) if jobs else (),
+        provisional_fits=_fits(pooled(jobs, clock), options, clock, starts) if jobs else (),
     )
 
 
@@ -331,6 +354,24 @@ def _clock_report(
         )
         if best
         else None,
+    )
+
+
+def _distance_report(jobs: Sequence[tuple[JobFacts, OutcomeTable]], options: ReportOptions) -> ClockReport:
+    observations = distances(jobs)
+    return ClockReport(
+        clock=Clock.DISTANCE,
+        fits=_fits(observations, options, Clock.DISTANCE),
+        kaplan_meier=kaplan_meier(observations, options.confidence_level),
+        histogram=histogram(observations),
+        cost_per_failure=NO_ESTIMATE,
+        training_cost_per_sample=0.0,
+        attack_cost=0.0,
+        cost_normalized_failure_rate=NO_ESTIMATE,
+        confidence_above_one=None,
+        conclusion=None,
+        paper_rate=None,
+        benign_rate=None,
     )
 
 

@@ -8,7 +8,7 @@ from survival_service.fitting import Fit
 from survival_service.observations import Clock
 from survival_service.scoring import Conclusion, Score
 
-CLOCKS = {Clock.QUERIES: "queries", Clock.SECONDS: "seconds"}
+CLOCKS = {Clock.QUERIES: "queries", Clock.SECONDS: "seconds", Clock.DISTANCE: "distance"}
 # What a cost is counted in: a step of an attack is more than its query.
 SPENT_IN = {Clock.QUERIES: "forward and backward passes", Clock.SECONDS: "seconds"}
 CONCLUSIONS = {
@@ -89,8 +89,9 @@ def summary(
         return (
             f"Undecided: no sample failed in {at_risk}; with {confidence} confidence the failure rate is below {bound}."
         )
-    unit = "counted in seconds at the prices given" if priced else f"counted in {SPENT_IN[clock]}"
-    return f"{_conclusion(score, unit, confidence, clock)} {_failures(fits, clock, at_risk, failed, confidence)}"
+    spent = clock.of_costs
+    unit = "counted in seconds at the prices given" if priced else f"counted in {SPENT_IN[spent]}"
+    return f"{_conclusion(score, unit, confidence, spent)} {_failures(fits, clock, at_risk, failed, confidence)}"
 
 
 def how_to_tell_training_cost(clock: Clock) -> str:
@@ -135,8 +136,12 @@ def _failures(fits: tuple[Fit, ...], clock: Clock, at_risk: int, failed: int, co
         return f"{text}."
     where = "at the average setting of the jobs " if len(best.coefficients) > 1 else ""
     seen = "" if best.median.value <= best.restriction_time else ", longer than any was observed"
+    if clock is Clock.DISTANCE:
+        median = f"the median distance at failure is {number(best.median.value)}"
+    else:
+        median = f"the median time to failure is {number(best.median.value)} {CLOCKS[clock]}"
     return (
-        f"{text}; {where}the median time to failure is {number(best.median.value)} {CLOCKS[clock]}{seen} "
+        f"{text}; {where}{median}{seen} "
         f"({confidence} interval {interval(best.median)}, {DISTRIBUTIONS[best.distribution]} fit)."
     )
 

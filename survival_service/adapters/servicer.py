@@ -69,6 +69,7 @@ class SurvivalServicer(pb_grpc.SurvivalServiceServicer):
         context.add_done_callback(lambda _: reading.close())  # type: ignore[arg-type]  # a protocol with a positional name
         try:
             await reading.open()
+            reporting.require_clock([read.facts for read in reading.jobs], options)
             async for progress in self._follow(reading, options):
                 yield pb.CreateReportResponse(progress=wire.progress(progress))
             report = await self._work(lambda: reporting.make_report(_facts_and_tables(reading), options))

@@ -66,6 +66,12 @@ class Submission:
             raise InvalidRequest("options", "the stream ended before its first message, which must have options")
         if self._tables:
             clock = self._options.clock
+            if clock is Clock.DISTANCE:
+                raise InvalidRequest(
+                    "options.clock",
+                    "outcomes alone do not say in which norm and at which epsilon they were attacked, so they have no "
+                    "clock of distance; report on their jobs instead",
+                )
             rows = _joined(self._tables, clock)
             misclassified = sum(table.misclassified_count for table in self._tables.values())
             return fit_observations(rows, self._options, clock=clock, misclassified_count=misclassified)
@@ -152,7 +158,7 @@ class ReportSubmission:
                 if cost <= 0
             )
             stated = "what training cost was stated by whoever submitted the outcomes, not measured by this service"
-            told = (stated,) if len(missing) < len(Clock) else ()
+            told = (stated,) if len(missing) < 2 else ()
             return make_report([(replace(facts, warnings=missing + told), self._table)], self._options)
         if not self._row_count:
             raise InvalidRequest("content", "nothing was sent; send a job with outcomes, or experiments")

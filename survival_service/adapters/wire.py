@@ -24,6 +24,7 @@ from google.protobuf.message import Message
 
 from survival_service.cure import CureFit
 from survival_service.distributions import Distribution
+from survival_service.effects import Effect, EffectReport
 from survival_service.errors import InvalidObservations, InvalidRequest
 from survival_service.estimates import DEFAULT_LEVEL, Curve, Estimate, Histogram
 from survival_service.experiments import ExperimentGroup, Experiments
@@ -47,6 +48,8 @@ MESSAGES: Mapping[type[Any], type[Message]] = {
     Fit: pb.Fit,
     Coefficient: pb.Coefficient,
     EffectBound: pb.EffectBound,
+    Effect: pb.Effect,
+    EffectReport: pb.EffectReport,
     CureFit: pb.CureFit,
     Curve: pb.Curve,
     Histogram: pb.Histogram,

@@ -78,6 +78,12 @@ class _ClockEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Clock.ValueType
     """Device seconds charged to the sample."""
     CLOCK_QUERIES: _Clock.ValueType  # 2
     """Forward evaluations of the model spent on the sample."""
+    CLOCK_DISTANCE: _Clock.ValueType  # 3
+    """The length of the change that fooled the model, in the norm of the jobs. Only
+    where it rises until the failure: for attacks that go outwards from the sample
+    (deepfool, cw), and for several jobs that differ in epsilon alone. Nothing is
+    spent on this clock, so it has no costs and no conclusion.
+    """
 
 class Clock(_Clock, metaclass=_ClockEnumTypeWrapper):
     """What a time to failure is counted in. New values may be added."""
@@ -88,6 +94,12 @@ CLOCK_SECONDS: Clock.ValueType  # 1
 """Device seconds charged to the sample."""
 CLOCK_QUERIES: Clock.ValueType  # 2
 """Forward evaluations of the model spent on the sample."""
+CLOCK_DISTANCE: Clock.ValueType  # 3
+"""The length of the change that fooled the model, in the norm of the jobs. Only
+where it rises until the failure: for attacks that go outwards from the sample
+(deepfool, cw), and for several jobs that differ in epsilon alone. Nothing is
+spent on this clock, so it has no costs and no conclusion.
+"""
 Global___Clock: _TypeAlias = Clock  # noqa: Y015
 
 class _Conclusion:
@@ -799,7 +811,7 @@ class ClockReport(_message.Message):
     confidence_above_one: _builtins.float
     """The confidence that the rate is above 1, conditional on the one trained model."""
     conclusion: Global___Conclusion.ValueType
-    """What the rate says."""
+    """What the rate says; unspecified on the distance clock, which has no costs."""
     @_builtins.property
     def fits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fit]:
         """The fits, best AIC first; those without numbers last."""
@@ -916,6 +928,8 @@ class Report(_message.Message):
     PARTIAL_FIELD_NUMBER: _builtins.int
     CONFIDENCE_LEVEL_FIELD_NUMBER: _builtins.int
     EXPERIMENT_GROUPS_FIELD_NUMBER: _builtins.int
+    EFFECT_REPORT_FIELD_NUMBER: _builtins.int
+    DISTANCE_NORM_FIELD_NUMBER: _builtins.int
     report_id: _builtins.str
     """The identifier of the report, assigned by the server."""
     sample_count: _builtins.int
@@ -927,15 +941,19 @@ class Report(_message.Message):
     misclassified_count: _builtins.int
     """Samples that were misclassified before the attack."""
     summary: _builtins.str
-    """The conclusion on the requested clock, in a sentence."""
+    """The conclusion on the requested clock, in a sentence. If that is distance, which
+    has no costs, the conclusion is the one on the queries clock.
+    """
     conclusion: Global___Conclusion.ValueType
-    """The conclusion on the requested clock."""
+    """The conclusion on the requested clock, for distance the one on the queries clock."""
     partial: _builtins.bool
     """Whether samples were still in flight or missing when the report was made, as
     in a canceled job.
     """
     confidence_level: _builtins.float
     """The level of every interval, for example 0.95."""
+    distance_norm: _builtins.str
+    """The norm of the distance clock; empty if the report has none."""
     @_builtins.property
     def attack_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The attack jobs it was made from."""
@@ -983,6 +1001,12 @@ class Report(_message.Message):
         Counts of such a report are rounded where they are expectations.
         """
 
+    @_builtins.property
+    def effect_report(self) -> Global___EffectReport:
+        """What differs between the jobs, and by what factors it stretches the time to
+        failure; absent if nothing does.
+        """
+
     def __init__(
         self,
         *,
@@ -1005,14 +1029,210 @@ class Report(_message.Message):
         partial: _builtins.bool = ...,
         confidence_level: _builtins.float = ...,
         experiment_groups: _abc.Iterable[Global___ExperimentGroup] | None = ...,
+        effect_report: Global___EffectReport | None = ...,
+        distance_norm: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adversarial_accuracy", b"adversarial_accuracy", "clean_accuracy", b"clean_accuracy", "costs", b"costs", "create_time", b"create_time", "failure_share", b"failure_share"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adversarial_accuracy", b"adversarial_accuracy", "clean_accuracy", b"clean_accuracy", "costs", b"costs", "create_time", b"create_time", "effect_report", b"effect_report", "failure_share", b"failure_share"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adversarial_accuracy", b"adversarial_accuracy", "attack_job_ids", b"attack_job_ids", "clean_accuracy", b"clean_accuracy", "clock_reports", b"clock_reports", "conclusion", b"conclusion", "confidence_level", b"confidence_level", "costs", b"costs", "create_time", b"create_time", "experiment_groups", b"experiment_groups", "failed_count", b"failed_count", "failure_share", b"failure_share", "jobs", b"jobs", "limitations", b"limitations", "misclassified_count", b"misclassified_count", "partial", b"partial", "report_id", b"report_id", "sample_count", b"sample_count", "summary", b"summary", "survived_count", b"survived_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adversarial_accuracy", b"adversarial_accuracy", "attack_job_ids", b"attack_job_ids", "clean_accuracy", b"clean_accuracy", "clock_reports", b"clock_reports", "conclusion", b"conclusion", "confidence_level", b"confidence_level", "costs", b"costs", "create_time", b"create_time", "distance_norm", b"distance_norm", "effect_report", b"effect_report", "experiment_groups", b"experiment_groups", "failed_count", b"failed_count", "failure_share", b"failure_share", "jobs", b"jobs", "limitations", b"limitations", "misclassified_count", b"misclassified_count", "partial", b"partial", "report_id", b"report_id", "sample_count", b"sample_count", "summary", b"summary", "survived_count", b"survived_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Report: _TypeAlias = Report  # noqa: Y015
+
+@_typing.final
+class EffectReport(_message.Message):
+    """By what factors the settings in which jobs differ stretch the time to failure in
+    seconds, split into queries and seconds per query.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISTRIBUTION_FIELD_NUMBER: _builtins.int
+    IMAGE_COUNT_FIELD_NUMBER: _builtins.int
+    MODEL_COUNT_FIELD_NUMBER: _builtins.int
+    EFFECTS_FIELD_NUMBER: _builtins.int
+    FINDING_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
+    distribution: Global___Distribution.ValueType
+    """The distribution of the fits on queries and on seconds; unspecified if no fit on
+    queries carries every effect, and then only those on seconds per query are known.
+    """
+    image_count: _builtins.int
+    """The distinct images attacked, over which errors are clustered."""
+    model_count: _builtins.int
+    """The distinct trained models attacked."""
+    finding: _builtins.str
+    """The effects of the depth and the defences, or of the first covariate, in words."""
+    @_builtins.property
+    def effects(self) -> _containers.RepeatedCompositeFieldContainer[Global___Effect]:
+        """The effects, one a covariate that can be told apart."""
+
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What to know before quoting these numbers, each a sentence."""
+
+    def __init__(
+        self,
+        *,
+        distribution: Global___Distribution.ValueType = ...,
+        image_count: _builtins.int = ...,
+        model_count: _builtins.int = ...,
+        effects: _abc.Iterable[Global___Effect] | None = ...,
+        finding: _builtins.str = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "effects", b"effects", "finding", b"finding", "image_count", b"image_count", "model_count", b"model_count", "notes", b"notes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EffectReport: _TypeAlias = EffectReport  # noqa: Y015
+
+@_typing.final
+class Effect(_message.Message):
+    """The effect of one covariate as time ratios, with joint intervals."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Status:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Effect._Status.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATUS_UNSPECIFIED: Effect._Status.ValueType  # 0
+        """Unused."""
+        STATUS_OK: Effect._Status.ValueType  # 1
+        """The intervals are clustered by trained model for what is the same in all jobs on
+        one model, otherwise by image.
+        """
+        STATUS_TOO_FEW_MODELS: Effect._Status.ValueType  # 2
+        """The covariate is the same in all jobs on one trained model, and a level has too
+        few of these: the intervals, clustered by image, are those of these models
+        attacked on other samples, not those of the setting.
+        """
+        STATUS_NO_INTERVAL: Effect._Status.ValueType  # 3
+        """There are too few images for an interval."""
+
+    class Status(_Status, metaclass=_StatusEnumTypeWrapper):
+        """How far the intervals reach. New values may be added."""
+
+    STATUS_UNSPECIFIED: Effect.Status.ValueType  # 0
+    """Unused."""
+    STATUS_OK: Effect.Status.ValueType  # 1
+    """The intervals are clustered by trained model for what is the same in all jobs on
+    one model, otherwise by image.
+    """
+    STATUS_TOO_FEW_MODELS: Effect.Status.ValueType  # 2
+    """The covariate is the same in all jobs on one trained model, and a level has too
+    few of these: the intervals, clustered by image, are those of these models
+    attacked on other samples, not those of the setting.
+    """
+    STATUS_NO_INTERVAL: Effect.Status.ValueType  # 3
+    """There are too few images for an interval."""
+
+    COVARIATE_FIELD_NUMBER: _builtins.int
+    CONTRAST_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    STATUS_MESSAGE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    QUERIES_FIELD_NUMBER: _builtins.int
+    SECONDS_PER_QUERY_FIELD_NUMBER: _builtins.int
+    FREE_FIELD_NUMBER: _builtins.int
+    GAP_FIELD_NUMBER: _builtins.int
+    MODEL_LEVEL_FIELD_NUMBER: _builtins.int
+    CLUSTER_COUNT_FIELD_NUMBER: _builtins.int
+    DEGREES_OF_FREEDOM_FIELD_NUMBER: _builtins.int
+    P_VALUE_FIELD_NUMBER: _builtins.int
+    ADJUSTED_P_VALUE_FIELD_NUMBER: _builtins.int
+    covariate: _builtins.str
+    """The covariate, as in `Coefficient.covariate`."""
+    contrast: _builtins.str
+    """What the ratios compare, for example `152 layers instead of 18`."""
+    step: _builtins.float
+    """That many units of the covariate."""
+    status: Global___Effect.Status.ValueType
+    """How far the intervals reach."""
+    status_message: _builtins.str
+    """The status in a sentence, with what to do about it; empty if there is nothing to
+    know.
+    """
+    model_level: _builtins.bool
+    """Whether the covariate is the same in all jobs on one trained model."""
+    cluster_count: _builtins.int
+    """The clusters, trained models or images, behind the intervals; 0 without intervals."""
+    degrees_of_freedom: _builtins.float
+    """The degrees of freedom of Student's t behind the interval of `total`, or of the only
+    part that is known.
+    """
+    p_value: _builtins.float
+    """The two-sided p value of no effect on queries."""
+    adjusted_p_value: _builtins.float
+    """The same corrected by Holm's method for the number of defences; only for the effects
+    of defences.
+    """
+    @_builtins.property
+    def total(self) -> Global___Estimate:
+        """The ratio of times to failure in seconds: `queries` times `seconds_per_query`."""
+
+    @_builtins.property
+    def queries(self) -> Global___Estimate:
+        """The part that comes from queries, by an accelerated failure model: robustness."""
+
+    @_builtins.property
+    def seconds_per_query(self) -> Global___Estimate:
+        """The part that comes from seconds per query, by least squares on their logarithms:
+        latency. A sample's seconds per query are what it was charged over what it asked.
+        """
+
+    @_builtins.property
+    def free(self) -> Global___Estimate:
+        """The ratio of times to failure in seconds by a model fitted to the seconds."""
+
+    @_builtins.property
+    def gap(self) -> Global___Estimate:
+        """`total` over `free`."""
+
+    def __init__(
+        self,
+        *,
+        covariate: _builtins.str = ...,
+        contrast: _builtins.str = ...,
+        step: _builtins.float = ...,
+        status: Global___Effect.Status.ValueType = ...,
+        status_message: _builtins.str = ...,
+        total: Global___Estimate | None = ...,
+        queries: Global___Estimate | None = ...,
+        seconds_per_query: Global___Estimate | None = ...,
+        free: Global___Estimate | None = ...,
+        gap: Global___Estimate | None = ...,
+        model_level: _builtins.bool = ...,
+        cluster_count: _builtins.int = ...,
+        degrees_of_freedom: _builtins.float | None = ...,
+        p_value: _builtins.float | None = ...,
+        adjusted_p_value: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_adjusted_p_value", b"_adjusted_p_value", "_degrees_of_freedom", b"_degrees_of_freedom", "_p_value", b"_p_value", "adjusted_p_value", b"adjusted_p_value", "degrees_of_freedom", b"degrees_of_freedom", "free", b"free", "gap", b"gap", "p_value", b"p_value", "queries", b"queries", "seconds_per_query", b"seconds_per_query", "total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adjusted_p_value", b"_adjusted_p_value", "_degrees_of_freedom", b"_degrees_of_freedom", "_p_value", b"_p_value", "adjusted_p_value", b"adjusted_p_value", "cluster_count", b"cluster_count", "contrast", b"contrast", "covariate", b"covariate", "degrees_of_freedom", b"degrees_of_freedom", "free", b"free", "gap", b"gap", "model_level", b"model_level", "p_value", b"p_value", "queries", b"queries", "seconds_per_query", b"seconds_per_query", "status", b"status", "status_message", b"status_message", "step", b"step", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__adjusted_p_value: _TypeAlias = _typing.Literal["adjusted_p_value"]  # noqa: Y015
+    _WhichOneofArgType__adjusted_p_value: _TypeAlias = _typing.Literal["_adjusted_p_value", b"_adjusted_p_value"]  # noqa: Y015
+    _WhichOneofReturnType__degrees_of_freedom: _TypeAlias = _typing.Literal["degrees_of_freedom"]  # noqa: Y015
+    _WhichOneofArgType__degrees_of_freedom: _TypeAlias = _typing.Literal["_degrees_of_freedom", b"_degrees_of_freedom"]  # noqa: Y015
+    _WhichOneofReturnType__p_value: _TypeAlias = _typing.Literal["p_value"]  # noqa: Y015
+    _WhichOneofArgType__p_value: _TypeAlias = _typing.Literal["_p_value", b"_p_value"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__adjusted_p_value) -> _WhichOneofReturnType__adjusted_p_value | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__degrees_of_freedom) -> _WhichOneofReturnType__degrees_of_freedom | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__p_value) -> _WhichOneofReturnType__p_value | None: ...
+
+Global___Effect: _TypeAlias = Effect  # noqa: Y015
 
 @_typing.final
 class ExperimentGroup(_message.Message):

@@ -1,0 +1,141 @@
+"""What the split of effects says in words: what each ratio compares, and what follows of depth and defences."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from survival_service.effects import (
+    Effect,
+    EffectReport,
+    EffectStatus,
+    Setting,
+    carries_effects,
+    is_defence,
+    split_effects,
+)
+from survival_service.estimates import Estimate
+from survival_service.fits import Fit
+from survival_service.jobs import JobFacts
+from survival_service.observations import Clock
+from survival_service.outcome_table import OutcomeTable
+from survival_service.pooling import models_of_rows, pooled
+from survival_service.wording import interval, number
+
+
+def effect_report(
+    jobs: Sequence[tuple[JobFacts, OutcomeTable]], fits: Mapping[Clock, Sequence[Fit]], level: float
+) -> EffectReport | None:
+    """The effects of what differs between these jobs; None where nothing does. `fits` are those of both clocks."""
+    if len(jobs) < 2:
+        return None
+    queries = pooled(jobs, Clock.QUERIES)
+    if not queries.names or queries.cluster is None:
+        return None
+    facts = [of for of, _ in jobs]
+    chosen = next((one for one in fits[Clock.QUERIES] if carries_effects(one)), None)
+    same = (one for one in fits[Clock.SECONDS] if chosen and one.distribution is chosen.distribution)
+    split = split_effects(
+        queries,
+        pooled(jobs, Clock.SECONDS),
+        models_of_rows(jobs),
+        level,
+        on_queries=chosen,
+        on_seconds=next((one for one in same if carries_effects(one)), None),
+        settings={name: setting(name, facts) for name in queries.names},
+    )
+    return replace(split, finding=_finding(split.effects, level)) if split.effects else None
+
+
+def setting(name: str, jobs: Sequence[JobFacts]) -> Setting:
+    """What the ratio of a covariate of these jobs compares."""
+    if treatment := re.fullmatch(r"(\w+)=(.+) \(against (.+)\)", name):
+        what, level, reference = treatment.groups()
+        return Setting(f"{what} {level} instead of {reference}")
+    if strength := re.fullmatch(r"(.+) \(0 is (.+), 1 is (.+)\)", name):
+        what, least, greatest = strength.groups()
+        return Setting(f"{what} {greatest} instead of {least}")
+    if name.startswith("log_"):
+        return Setting(f"{name.removeprefix('log_')} doubled", math.log(2.0))
+    what = name.replace("_", " ")
+    if name == "model_depth":
+        values = [float(job.model.removeprefix("resnet")) for job in jobs]
+    elif name in ("image_size", "epoch_count"):
+        values = [float(getattr(job, name)) for job in jobs]
+    else:
+        values = [job.attack_parameters[name] for job in jobs if name in job.attack_parameters]
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    if high <= low:
+        return Setting(f"{what} plus 1")
+    if name == "model_depth":
+        return Setting(f"{high:g} layers instead of {low:g}", high - low)
+    return Setting(f"{what} {high:g} instead of {low:g}", high - low)
+
+
+def _finding(effects: Sequence[Effect], level: float) -> str:
+    """What the split says of the depth and the defences, or else of the first setting."""
+    found = [_sentence(effect) for effect in effects if effect.covariate == "model_depth"]
+    defences = [effect for effect in effects if is_defence(effect) and effect.adjusted_p_value is not None]
+    if defences:
+        found.append(_of_defences(defences, 1 - level))
+    return " ".join(found or [_sentence(effects[0])])
+
+
+def _sentence(effect: Effect) -> str:
+    subject = f"{effect.contrast[0].upper()}{effect.contrast[1:]}"
+    of_these = ", for these models" if effect.status is EffectStatus.TOO_FEW_MODELS else ""
+    if effect.total.value is None:
+        queries = effect.queries.value is not None
+        part = effect.queries if queries else effect.seconds_per_query
+        what = "queries to failure" if queries else "seconds per query"
+        return f"{subject}: {what} × {_with_interval(part)}{of_these}."
+    parts = {
+        "the queries that a failure takes": _shown(effect.queries),
+        "the seconds that a query takes": _shown(effect.seconds_per_query),
+    }
+    shown = [part for part, is_shown in parts.items() if is_shown]
+    if len(shown) == 2:
+        verdict = "both parts are shown to differ from 1"
+    elif shown:
+        (other,) = (part for part in parts if part not in shown)
+        verdict = f"the effect that shows is on {shown[0]}; none on {other} does"
+    else:
+        verdict = "neither part is shown to differ from 1"
+    return (
+        f"{subject}: seconds to failure × {_with_interval(effect.total)}, made of queries "
+        f"× {_with_interval(effect.queries)} and seconds per query × {_with_interval(effect.seconds_per_query)}"
+        f"{of_these}; {verdict}."
+    )
+
+
+def _shown(ratio: Estimate) -> bool:
+    return ratio.lower is not None and ratio.upper is not None and (ratio.lower > 1 or ratio.upper < 1)
+
+
+def _with_interval(ratio: Estimate) -> str:
+    ends = interval(ratio)
+    return f"{number(ratio.value or 0.0)} ({ends})" if ends else number(ratio.value or 0.0)
+
+
+def _of_defences(defences: Sequence[Effect], alpha: float) -> str:
+    def words(chosen: Sequence[Effect]) -> str:
+        return ", ".join(effect.contrast.removeprefix("defence ").partition(" instead of ")[0] for effect in chosen)
+
+    shown = [effect for effect in defences if effect.adjusted_p_value is not None and effect.adjusted_p_value < alpha]
+    longer = [effect for effect in shown if effect.queries.value is not None and effect.queries.value > 1]
+    shorter = [effect for effect in shown if effect not in longer]
+    reference = defences[0].contrast.rpartition(" instead of ")[2]
+    against = "no defence" if reference == "none" else reference
+    these = any(effect.status is EffectStatus.TOO_FEW_MODELS for effect in defences)
+    of_these = ", for these models" if these else ""
+    tested = "Of the defence" if len(defences) == 1 else f"Of {len(defences)} defences, by Holm's correction"
+    parts = [
+        f"{words(those)} {'needs' if len(those) == 1 else 'need'} {what} queries than {against}"
+        for those, what in ((longer, "more"), (shorter, "fewer"))
+        if those
+    ]
+    if not parts:
+        return f"{tested}: no difference in queries from {against} is shown{of_these}."
+    return f"{tested}: {' and '.join(parts)}{of_these}."
