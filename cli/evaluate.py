@@ -18,6 +18,7 @@ from cli.interrupts import interrupts
 from cli.model_choice import ModelChoice, model_options
 from cli.options import (
     attack_address,
+    clock_option,
     data_folder,
     positive,
     report_options,
@@ -76,6 +77,7 @@ _SUCCEEDED, _FAILED, _CANCELED = 3, 4, 5
               help="Into how many parts to divide the samples; each worker runs one at a time.  [default: as many as "
                    "workers are there, of a batch at least]")  # fmt: skip
 @workers_option
+@clock_option("queries", "seconds")
 @report_options
 @survival_address
 @attack_address

@@ -195,8 +195,17 @@ def report_options(command: F) -> F:
                      show_default=True, help="Where to write the report's files."),
         click.option("--price-usd-per-hour", type=not_negative, metavar="USD",
                      help="What an hour of the device costs, for the costs in money."),
-        click.option("--clock", type=click.Choice(["queries", "seconds"]), default="queries", show_default=True,
-                     help="What the conclusion counts time in; the report shows both."),
     ):  # fmt: skip
         command = option(command)
     return command
+
+
+def clock_option(*clocks: str) -> Callable[[F], F]:
+    """What time is counted in."""
+    return click.option(
+        "--clock",
+        type=click.Choice(clocks),
+        default="queries",
+        show_default=True,
+        help="What the conclusion counts time in; the report shows every clock that it has.",
+    )

@@ -23,8 +23,8 @@ MEANINGS = {
     "not rejected": f"One failure costs the attacker more {_AGAINST}: the whole interval of C lies below 1.",
     "undecided": f"These data do not say whether one failure costs the attacker more or less {_AGAINST}.",
 }
-QUERIES, SECONDS = 2, 1
-CLOCKS = {QUERIES: "queries", SECONDS: "seconds"}
+SECONDS, QUERIES, DISTANCE = 1, 2, 3
+CLOCKS = {QUERIES: "queries", SECONDS: "seconds", DISTANCE: "distance"}
 
 _TIME_UNITS = (("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("min", 60.0), ("h", 3600.0), ("days", 86400.0))
 
@@ -162,8 +162,11 @@ def value_on_clock(value: float, clock: int) -> str:
 
 
 def with_unit(value: str, clock: int) -> str:
-    """A time on a clock as `on_clock` and `value_on_clock` write it; queries, which they leave bare, get their name."""
-    return value if clock == SECONDS or value == NOTHING else f"{value} {clock_word(clock)}"
+    """A time on a clock as `on_clock` and `value_on_clock` write it; queries, which they leave bare, get their name.
+
+    A distance has no unit but that of the image.
+    """
+    return value if clock in (SECONDS, DISTANCE) or value == NOTHING else f"{value} {clock_word(clock)}"
 
 
 def exceedance(confidence: float) -> str:

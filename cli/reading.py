@@ -56,7 +56,7 @@ def meaning(report: Report) -> str:
     others = [
         f"on the {clock_word(clock.clock)} clock it is {conclusion_word(clock.conclusion)}"
         for clock in report.clock_reports
-        if conclusion_word(clock.conclusion) != headline(report)
+        if clock.conclusion and conclusion_word(clock.conclusion) != headline(report)
     ]
     return " ".join([MEANINGS[headline(report)], *(f"The clocks disagree: {other}." for other in others)])
 
@@ -137,7 +137,7 @@ def key_figures(report: Report) -> list[Figure]:
         ),
         Figure(
             "conclusion",
-            tuple(conclusion_word(clock.conclusion) for clock in clocks),
+            tuple(conclusion_word(clock.conclusion) if clock.conclusion else NOTHING for clock in clocks),
             "Broken if the whole interval of C lies above 1, not rejected if below, undecided if it straddles 1.",
         ),
         Figure("median time to failure", of_fit("median"), "By then half of the samples at risk fail."),

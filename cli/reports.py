@@ -12,7 +12,7 @@ import click
 from cli.commands import StrictCommand
 from cli.errors import Misuse, Problem
 from cli.file_reports import FileOptions, file_options, report_on_file
-from cli.options import attack_address, level, report_options, survival_address
+from cli.options import attack_address, clock_option, level, report_options, survival_address
 
 if TYPE_CHECKING:
     from afr.survival.v1.survival_service_pb2 import Report, ReportOptions
@@ -31,6 +31,7 @@ DISTRIBUTION_NAMES = ("weibull", "log-normal", "log-logistic", "exponential")
 )
 @click.option("--confidence-level", type=level, metavar="SHARE", help="The level of the intervals.  [default: 0.95]")
 @file_options
+@clock_option("queries", "seconds", "distance")
 @report_options
 @survival_address
 @attack_address
@@ -43,6 +44,9 @@ def report(
 
     Jobs that still run are waited for. Writes report.json and report.html into the output folder. The survival server
     reads the outcomes from its own attack server; --attack-address only serves to complete shortened ids of jobs.
+
+    Distance is the length of the change that fooled the model. It is a clock for deepfool and cw, and for several jobs
+    that differ in epsilon alone; the report then shows it beside the others, and --clock distance puts it first.
 
     --outcomes takes a .csv or .parquet file instead of jobs: an outcomes.csv that `afrctl evaluate` wrote, or rows of
     which each is the totals of one experiment, with the columns sample_count, attack_seconds, failure_count (or

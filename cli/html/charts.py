@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from cli.html.axes import Scale, log_ticks, round_ticks
 from cli.html.markup import Markup, element, join
 from cli.quantities import (
+    DISTANCE,
     SECONDS,
     clock_word,
     distribution_word,
@@ -24,7 +25,7 @@ from cli.quantities import (
 )
 
 if TYPE_CHECKING:
-    from afr.survival.v1.survival_service_pb2 import ClockReport, Curve, Report
+    from afr.survival.v1.survival_service_pb2 import ClockReport, Curve, Estimate, Report
 
 _WIDE, _NARROW = 880, 350
 
@@ -52,20 +53,43 @@ def figure(caption: Markup | str, name: str, description: str, draw: Callable[[i
 def survival_figure(clock: ClockReport) -> Markup:
     """Kaplan-Meier against the fitted curves; empty if there is no curve at all."""
     fits = [fit for fit in clock.fits if has_numbers(fit) and fit.curve.time]
+    named = [
+        (distribution_word(fit.distribution) + (", best by AIC" if best else ""), fit.curve)
+        for fit, best in zip(fits, [len(fits) > 1, *[False] * len(fits)], strict=False)
+    ]
+    return _curves(clock, named, "Survival curves")
+
+
+def mixture_figure(clock: ClockReport) -> Markup:
+    """Kaplan-Meier against the best curve with a share that never fails, and that share; empty without such a fit."""
+    fit = next((fit for fit in clock.cure_fits if fit.curve.time), None)
+    if fit is None:
+        return Markup("")
+    named = [(f"{distribution_word(fit.distribution)} with a share that never fails", fit.curve)]
+    return _curves(clock, named, "Survival with a share that never fails", floor=fit.cured_share)
+
+
+def _curves(
+    clock: ClockReport, named: Sequence[tuple[str, Curve]], name: str, *, floor: Estimate | None = None
+) -> Markup:
+    """Kaplan-Meier against fitted curves, with the `floor` that they fall to; empty if there is no curve at all."""
     observed = clock.kaplan_meier
-    if not observed.time and not fits:
+    if not observed.time and not named:
         return Markup("")
     end, unit, size = _time_axis(clock)
-    colours = {fit.distribution: f"fit{min(i, 4)}" for i, fit in enumerate(fits)}
 
     def draw(width: int) -> tuple[int, Markup]:
         height = 380 if width == _WIDE else 300
         x, y, parts = _frame(width, height, end, unit, size, "share not yet failed", percent=True)
+        if floor is not None:
+            top, bottom = (y(getattr(floor, side)) for side in ("upper", "lower"))
+            parts.append(element("rect", x=x(0), y=top, width=x(end) - x(0), height=bottom - top, class_="floor"))
+            parts.append(element("line", x1=x(0), x2=x(end), y1=y(floor.value), y2=y(floor.value), class_="curve fit1"))
         if observed.survival_lower and observed.survival_upper:
             parts.append(element("path", d=_band(observed, x, y, end), class_="band"))
-        for fit in fits:
-            line = _points(zip(fit.curve.time, fit.curve.survival, strict=True), x, y, end)
-            parts.append(element("path", d=line, class_=f"curve {colours[fit.distribution]}"))
+        for i, (_, curve) in enumerate(named):
+            line = _points(zip(curve.time, curve.survival, strict=True), x, y, end)
+            parts.append(element("path", d=line, class_=f"curve fit{min(i, 4)}"))
         if observed.time:
             parts.append(element("path", d=_steps(observed, x, y, end), class_="curve observed"))
         return height, join(parts)
@@ -78,17 +102,16 @@ def survival_figure(clock: ClockReport) -> Markup:
             else "observed (Kaplan–Meier)",
         )
     ]
-    items += [
-        _legend(colours[fit.distribution], distribution_word(fit.distribution) + (", best by AIC" if best else ""))
-        for fit, best in zip(fits, [len(fits) > 1, *[False] * len(fits)], strict=False)
-    ]  # fmt: skip
+    items += [_legend(f"fit{min(i, 4)}", label) for i, (label, _) in enumerate(named)]
+    if floor is not None:
+        items.append(_legend("fit1", "never fail, with interval"))
     last = min((value for value in observed.survival), default=math.nan)
     description = (
         f"The observed share falls to {number(100 * last)} % at {value_on_clock(observed.time[-1], clock.clock)}."
         if observed.time
         else ""
     )
-    return figure(join(items), "Survival curves", description, draw)
+    return figure(join(items), name, description, draw)
 
 
 def histogram_figure(clock: ClockReport) -> Markup:
@@ -255,6 +278,8 @@ def _time_axis(clock: ClockReport) -> tuple[float, str, float]:
     ends = [fit.restriction_time for fit in clock.fits if has_numbers(fit)]
     # A little beyond the last time, or what happened then could not be told from the frame.
     end = 1.03 * (max([time for time in (*times, *ends) if math.isfinite(time)], default=1.0) or 1.0)
+    if clock.clock == DISTANCE:
+        return end, "length of the change to the sample", 1.0
     if clock.clock != SECONDS:
         return end, "queries spent on the sample", 1.0
     unit, size = time_unit(end)

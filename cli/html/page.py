@@ -78,7 +78,7 @@ def _sections(report: Report) -> Iterator[Markup]:
     yield _samples(report)
     yield _price(report)
     for clock in report.clock_reports:
-        yield _clock(clock)
+        yield _clock(clock, report.distance_norm)
     yield from map(_section, sections(report))
     yield _key_figures(report)
     yield _costs(report)
@@ -105,13 +105,17 @@ def _tiles(report: Report) -> Markup:
     tiles = [("Failed, of those at risk", *_parted(share_interval(report.failure_share)))]
     if report.clock_reports:
         clock = report.clock_reports[0]
-        fit, word = best_fit(clock), clock_word(clock.clock)
+        fit = best_fit(clock)
         for name, field in (("Median time to failure", "median"), ("Expected time to failure", "expected")):
             value, rest = _parted(NOTHING if fit is None else on_clock(getattr(fit, field), clock.clock))
             by = f"{distribution_word(fit.distribution)} fit" if fit is not None else "no fit carries a number"
             tiles.append((name, with_unit(value, clock.clock), f"{rest} {by}".strip()))
-        value, rest = _parted(interval(clock.cost_normalized_failure_rate))
-        tiles.append(("Cost-normalised failure rate C", value, f"{rest} on the {word} clock".strip()))
+        # A distance costs nothing, so the rate is that of the next clock.
+        costed = next((one for one in report.clock_reports if one.conclusion), clock)
+        value, rest = _parted(interval(costed.cost_normalized_failure_rate))
+        tiles.append(
+            ("Cost-normalised failure rate C", value, f"{rest} on the {clock_word(costed.clock)} clock".strip())
+        )
     shown = (
         element("div", element("b", name), element("span", value), element("small", rest), class_="tile")
         for name, value, rest in tiles
@@ -148,17 +152,19 @@ def _samples(report: Report) -> Markup:
 
 
 def _price(report: Report) -> Markup:
-    drawings = [rate_figure(report), *(cost_figure(clock) for clock in report.clock_reports[:1])]
+    drawings = [rate_figure(report), *[cost_figure(clock) for clock in report.clock_reports if clock.conclusion][:1]]
     if not any(drawings):
         return Markup("")
     return element("section", element("h2", "Was the robustness worth what it cost?"), *drawings)
 
 
-def _clock(clock: ClockReport) -> Markup:
+def _clock(clock: ClockReport, norm: str) -> Markup:
     word = clock_word(clock.clock)
     about = {
         "queries": "A query is one forward evaluation of the model for the sample. It depends on no hardware.",
         "seconds": "Device time, synchronised; the time of a batch is shared by the samples under attack in it.",
+        "distance": f"How far a sample had to be changed until the model was fooled, in the norm {norm} of images with "
+        "values in [0, 1].",
     }.get(word, "")
     numbers = [fit for fit in clock.fits if has_numbers(fit)]
     tables = (

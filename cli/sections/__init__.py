@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from cli.sections.effects import effects
 from cli.sections.section import Section
+from cli.sections.survivors import survivors
 
 if TYPE_CHECKING:
     from afr.survival.v1.survival_service_pb2 import Report
 
 # In the order in which they are shown.
-_MAKERS: tuple[Callable[[Report], Section | None], ...] = ()
+_MAKERS: tuple[Callable[[Report], Section | None], ...] = (survivors, effects)
 
 
 def sections(report: Report) -> tuple[Section, ...]:
