@@ -55,17 +55,19 @@ def normal_quantile(level: float) -> float:
     return float(ndtri(0.5 + level / 2))
 
 
+def interval_quantile(level: float, degrees_of_freedom: float | None) -> float:
+    """The same from Student's t with so many degrees of freedom; without them, the normal one."""
+    return normal_quantile(level) if degrees_of_freedom is None else float(stdtrit(degrees_of_freedom, 0.5 + level / 2))
+
+
 def log_interval(
-    log_value: float, log_standard_error: float, level: float, *, degrees_of_freedom: int | None = None
+    log_value: float, log_standard_error: float, level: float, *, degrees_of_freedom: float | None = None
 ) -> Estimate:
     """The estimate exp(log_value), its interval symmetric on the log scale. Overflows to infinity, never to NaN.
 
     With `degrees_of_freedom` the interval is Student's, otherwise the normal one.
     """
-    quantile = (
-        normal_quantile(level) if degrees_of_freedom is None else float(stdtrit(degrees_of_freedom, 0.5 + level / 2))
-    )
-    margin = quantile * log_standard_error
+    margin = interval_quantile(level, degrees_of_freedom) * log_standard_error
     return Estimate(_exp(log_value), _exp(log_value - margin), _exp(log_value + margin), log_standard_error)
 
 
@@ -80,18 +82,26 @@ def wilson(successes: float, trials: float, level: float) -> Estimate:
     return Estimate(share, max(0.0, min(centre - margin, share)), min(1.0, max(centre + margin, share)))
 
 
-def effective_trials(events: NDArray[np.bool_], cluster: NDArray[np.int64]) -> float:
+def effective_trials(
+    events: NDArray[np.bool_], cluster: NDArray[np.int64], weight: NDArray[np.float64] | None = None
+) -> float:
     """How many independent trials tell as much about a share as these, of which some belong to one cluster.
 
     The number of trials over Kish's design effect (1965), the variance of the share over clusters against that over
-    trials. Never more than the trials; where all of them agree, which leaves no variance to compare, the clusters.
+    trials. Never more than the trials; where all of them agree, which leaves no variance to compare, the clusters. A
+    row of weight w stands for w trials; where every row is its own cluster, for independent ones.
     """
-    n, sums = events.size, np.bincount(np.unique(cluster, return_inverse=True)[1].ravel(), events - events.mean())
-    clusters, share = sums.size, float(events.mean())
-    if clusters == n or clusters < 2 or share in (0.0, 1.0):
+    w = np.ones(events.size) if weight is None else weight
+    n, index = float(w.sum()), np.unique(cluster, return_inverse=True)[1].ravel()
+    clusters = int(index.max(initial=-1)) + 1
+    if clusters == events.size:
+        return n
+    share = float(w @ events) / n
+    if clusters < 2 or share in (0.0, 1.0):
         return float(clusters)
+    sums = np.bincount(index, w * (events - share))
     variance = float(sums @ sums) / n**2 * clusters / (clusters - 1)
-    return min(float(n), share * (1 - share) / variance) if variance > 0 else float(n)
+    return min(n, share * (1 - share) / variance) if variance > 0 else n
 
 
 def share_upper_bound(successes: int, trials: float, level: float) -> float:

@@ -22,6 +22,8 @@ _TOLERANCE = 1e-10
 # A step that promises less than this, in nats a sample, moves the parameters by its root, 1e-9, in units in which they
 # are of order one: value and curvature need no looking at again.
 _NEGLIGIBLE = 1e-18
+# From the maximum of nearly the same rows it is this one: parameters within some 1e-10, their errors within 1e-5.
+_NEGLIGIBLE_NEARBY = 1e-10
 _ITERATION_LIMIT = 60
 _HALVING_LIMIT = 40
 # A search in more rows than this begins where one in a sample of that many ended: with n rows the sample's maximum is
@@ -183,6 +185,15 @@ class Likelihood:
                 part *= of.weight[block, None]
         return scores[:, : self.parameter_count]
 
+    def row_values(self, parameters: FloatArray) -> FloatArray:
+        """The log-likelihood of each row (in the order of `rows`), weights included; their sum lacks `constant`."""
+        of, values = self.design, np.empty(self.design.row_count)
+        for kind, block in self._blocks:
+            values[block] = self._terms(kind, block, parameters)[0]
+        if of.exact_weight:
+            values[: of.bounds[1]] += np.log(parameters[-1])
+        return values if of.weight is None else values * of.weight
+
     def _half(self, block: slice) -> FloatArray:
         begin = self.design.bounds[Kind.INTERVAL]
         return self.design.half[block.start - begin : block.stop - begin]
@@ -206,14 +217,16 @@ class Likelihood:
 def maximise(likelihood: Likelihood, start: FloatArray | None = None) -> Maximum:
     """Newton's method with backtracking, from `start` or, if that leads nowhere, from least squares.
 
+    `start` is taken for the maximum of nearly the same rows, as they were a batch ago: a step or two are enough then.
     Never raises; `converged` says whether the maximum was reached.
     """
     # A trial step may leave every float behind; it is then refused for not being finite.
     with np.errstate(all="ignore"):
+        negligible = _NEGLIGIBLE_NEARBY
         if start is None and likelihood.design.row_count > _MANY_ROWS:
-            start = _sampled(likelihood)
+            start, negligible = _sampled(likelihood), _NEGLIGIBLE
         if start is not None:
-            warm = climb(likelihood, start)
+            warm = climb(likelihood, start, negligible=negligible)
             if warm.converged:
                 return warm
         return climb(likelihood, likelihood.start())
@@ -229,8 +242,11 @@ def _sampled(likelihood: Likelihood) -> FloatArray | None:
     return near.parameters if near.converged else None
 
 
-def climb(likelihood: Concave, parameters: FloatArray) -> Maximum:
-    """Newton's method with backtracking from these parameters. Never raises; overflow is the caller's to silence."""
+def climb(likelihood: Concave, parameters: FloatArray, *, negligible: float = _NEGLIGIBLE) -> Maximum:
+    """Newton's method with backtracking from these parameters. Never raises; overflow is the caller's to silence.
+
+    A step that promises less than `negligible` nats a sample is the last, and is not looked at again.
+    """
     free = likelihood.parameter_count
     value, score, hessian = likelihood(parameters)
     for iteration in range(1, _ITERATION_LIMIT + 1):
@@ -241,7 +257,7 @@ def climb(likelihood: Concave, parameters: FloatArray) -> Maximum:
         length = 1.0
         if not likelihood.scale_fixed and parameters[-1] + step[-1] <= 0:
             length = 0.9 * parameters[-1] / -step[-1]
-        elif gain <= _NEGLIGIBLE * likelihood.observation_count:
+        elif gain <= negligible * likelihood.observation_count:
             last = parameters.copy()
             last[:free] += step
             return Maximum(last, value + 0.5 * gain, -hessian, iteration, True)
