@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 from numpy.typing import NDArray
 
+from survival_service.count_table import NEVER, CheckedSamples, CountTable
 from survival_service.errors import OutcomesCorrupt
 from survival_service.observations import Clock, InFlightColumns, IntArray, Observations, OutcomeColumns, Verdict
 
@@ -14,15 +13,14 @@ from survival_service.observations import Clock, InFlightColumns, IntArray, Obse
 class OutcomeTable:
     """Everything one attack job has told so far.
 
-    On the queries clock its state is a count table: samples per cell (lower, upper, check), an exact sufficient
-    statistic, so that adding a batch adds counts. Seconds are measured per sample and kept per sample.
+    What it says on the queries clock is a count table, to which a batch is added by adding counts. Seconds are measured
+    per sample and kept per sample.
     """
 
     def __init__(self) -> None:
         self._parts: list[OutcomeColumns] = []
-        self._samples: set[int] = set()
         self._in_flight: dict[int, InFlightColumns] = {}
-        self._cells: Counter[tuple[int, int, int]] = Counter()
+        self._queries = CountTable()
         self._counts = dict.fromkeys(Verdict, 0)
 
     def add(self, columns: OutcomeColumns, in_flight: InFlightColumns | None = None, *, shard_index: int = 0) -> None:
@@ -30,37 +28,44 @@ class OutcomeTable:
 
         Raises `OutcomesCorrupt`, and adds nothing, if a sample comes twice: a stream has each outcome once.
         """
-        samples = columns.sample_index.tolist()
-        twice = self._samples.intersection(samples)
-        if twice or len(set(samples)) < len(samples):
-            sample = min(twice) if twice else next(s for s in samples if samples.count(s) > 1)
-            raise OutcomesCorrupt(f"the outcome of sample {sample} came twice; read the job again from its start")
-        self._samples.update(samples)
+        samples, times = np.unique(columns.sample_index, return_counts=True)
+        twice = samples[(times > 1) | self._queries.has(np.zeros_like(samples), samples)]
+        if twice.size:
+            raise OutcomesCorrupt(f"the outcome of sample {twice[0]} came twice; read the job again from its start")
+        at_risk, failed = columns.verdict != Verdict.MISCLASSIFIED, columns.verdict == Verdict.FAILED
+        self._queries.add(
+            _checked(
+                columns.sample_index,
+                np.where(at_risk, columns.query_count_lower, 0),
+                np.where(failed, columns.query_count_upper, np.where(at_risk, NEVER, 0)),
+                np.where(at_risk, columns.check_count, 0),
+            )
+        )
         self._parts.append(columns)
         for verdict in Verdict:
             self._counts[verdict] += int((columns.verdict == verdict).sum())
-        at_risk = columns.verdict != Verdict.MISCLASSIFIED
-        failed = columns.verdict[at_risk] == Verdict.FAILED
-        upper = np.where(failed, columns.query_count_upper[at_risk], -1)
-        lower, check = columns.query_count_lower[at_risk], columns.check_count[at_risk]
-        self._cells.update(zip(lower.tolist(), upper.tolist(), check.tolist(), strict=True))
         self.replace_in_flight(in_flight, shard_index=shard_index)
 
     def replace_in_flight(self, in_flight: InFlightColumns | None, *, shard_index: int = 0) -> None:
         """Replace the snapshot of the samples under attack in one shard."""
+        checked = None
         if in_flight is None:
             self._in_flight.pop(shard_index, None)
         else:
             self._in_flight[shard_index] = in_flight
+            never = np.full(len(in_flight), NEVER)
+            checked = _checked(in_flight.sample_index, in_flight.query_count, never, in_flight.check_count)
+        self._queries.replace_in_flight(checked, shard=shard_index)
 
     def end(self) -> None:
         """The job has ended: nothing is in flight any more."""
         self._in_flight.clear()
+        self._queries.end()
 
     @property
     def outcome_count(self) -> int:
         """Samples with an outcome, misclassified ones included."""
-        return len(self._samples)
+        return self._queries.sample_count
 
     @property
     def failed_count(self) -> int:
@@ -85,7 +90,7 @@ class OutcomeTable:
     @property
     def in_flight_count(self) -> int:
         """Samples under attack at the latest snapshots."""
-        return sum(int(self._under_attack(snapshot).sum()) for snapshot in self._in_flight.values())
+        return self._queries.in_flight_count
 
     def columns(self) -> OutcomeColumns:
         """All outcomes so far, in the order they came."""
@@ -97,19 +102,9 @@ class OutcomeTable:
         Misclassified samples were never at risk and are left out. A sample in flight is right-censored at its last
         check: completed samples alone are biased towards quick failures, because those finish first.
         """
-        if clock is not Clock.QUERIES:
-            return self.rows(clock, include_in_flight=include_in_flight)[0].merged()
-        cells = Counter(self._cells)
-        if include_in_flight:
-            for snapshot in self._in_flight.values():
-                here = self._under_attack(snapshot)
-                cells.update(
-                    (q, -1, c) for q, c in zip(snapshot.query_count[here], snapshot.check_count[here], strict=True)
-                )
-        table = np.array(sorted(cells), dtype=float).reshape(-1, 3)
-        weight = np.array([cells[cell] for cell in sorted(cells)], dtype=float)
-        upper = np.where(table[:, 1] < 0, np.inf, table[:, 1])
-        return Observations(table[:, 0], upper, weight, np.empty((weight.size, 0)), check=table[:, 2].astype(np.int64))
+        if clock is Clock.QUERIES:
+            return self._queries.observations(include_in_flight=include_in_flight)
+        return self.rows(clock, include_in_flight=include_in_flight)[0].merged()
 
     def rows(self, clock: Clock, *, include_in_flight: bool = True) -> tuple[Observations, IntArray]:
         """The observations sample by sample, and the index of each sample in the attacked split."""
@@ -135,4 +130,10 @@ class OutcomeTable:
 
     def _under_attack(self, snapshot: InFlightColumns) -> NDArray[np.bool_]:
         # A snapshot of one shard can be older than an outcome that a new attempt recorded.
-        return np.array([sample not in self._samples for sample in snapshot.sample_index.tolist()], dtype=bool)
+        return ~self._queries.has(np.zeros_like(snapshot.sample_index), snapshot.sample_index)
+
+
+def _checked(sample: IntArray, lower: IntArray, upper: IntArray, check: IntArray) -> CheckedSamples:
+    """Samples of this one configuration."""
+    columns = (np.asarray(column, dtype=np.int64) for column in (sample, lower, upper, check))
+    return CheckedSamples(np.zeros(sample.size, dtype=np.int64), *columns)
