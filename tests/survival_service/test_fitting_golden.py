@@ -21,7 +21,6 @@ import pytest
 from survival_service.distributions import Distribution
 from survival_service.fitting import Fit, Status, fit
 from survival_service.observations import FloatArray, Observations
-from survival_service.shapes import fit_shape
 
 HERE = Path(__file__).parent / "survreg"
 NAMES = {
@@ -101,7 +100,7 @@ def test_a_fit_is_that_of_survreg(data: str, distribution: Distribution) -> None
     assert found.iteration_count <= 9
 
 
-@pytest.mark.parametrize("distribution", Distribution, ids=lambda d: d.name.lower())
+@pytest.mark.parametrize("distribution", NAMES.values(), ids=lambda d: d.name.lower())
 def test_clustered_errors_of_exact_and_censored_rows_are_those_of_survreg(distribution: Distribution) -> None:
     """Lung by institution; ours have the factor G/(G-1) for the number of clusters, survreg's do not."""
     with (HERE / "lung_institutions.csv").open() as lines:
@@ -113,7 +112,7 @@ def test_clustered_errors_of_exact_and_censored_rows_are_those_of_survreg(distri
 
 
 @pytest.mark.parametrize("data", ["mixed", "left", "interval"])
-@pytest.mark.parametrize("distribution", Distribution, ids=lambda d: d.name.lower())
+@pytest.mark.parametrize("distribution", NAMES.values(), ids=lambda d: d.name.lower())
 def test_clustered_errors_of_all_kinds_of_rows_are_those_of_numerical_differentiation(
     data: str,
     distribution: Distribution,
@@ -168,7 +167,7 @@ def test_a_generalised_gamma_fit_is_that_of_flexsurv() -> None:
     same density maximised further); errors of Q and mu are large against that.
     """
     rows = observations("ovarian")
-    found = fit_shape(Observations.of(rows.lower, rows.upper))
+    found = fit(Observations.of(rows.lower, rows.upper), Distribution.GENERALIZED_GAMMA)
     assert found.log_likelihood == pytest.approx(-96.94907, abs=5.1e-6)
     assert found.aic == pytest.approx(199.8981, abs=5.1e-5)
     assert found.coefficients[0].estimate == pytest.approx(6.426, abs=2e-3)
