@@ -3,7 +3,8 @@
 S(t) = pi + (1 - pi) S_u(t) (Boag 1949; Farewell 1982). Fits without a cured share assume that every sample fails in
 the end, so that what they expect grows with the attack's budget; pi and the median of those that can fail do not.
 Whether pi is a finding depends on the follow-up (Maller and Zhou 1996): a fit says what share of those that can fail
-it believes to have survived the attack, and is flagged where that is more than a twentieth.
+it believes to have survived the attack. Where that is more than a twentieth, by this fit or by one that the data do not
+rule out, it is flagged.
 """
 
 from __future__ import annotations
@@ -26,17 +27,13 @@ from survival_service.estimates import (
     normal_quantile,
 )
 from survival_service.fits import INTERCEPT, USABLE, Coefficient, Fit, Status
-from survival_service.fitting import (
-    CLUSTERS_PER_PARAMETER,
-    FAILURES_PER_PARAMETER,
-    LARGEST_LOG_SCALE_ERROR,
-    LARGEST_STANDARDISED_ERROR,
-    Prepared,
-)
+from survival_service.fitting import CLUSTERS_PER_PARAMETER, Prepared
 from survival_service.likelihood import Maximum
+from survival_service.maxima import LARGEST_LOG_SCALE_ERROR, LARGEST_STANDARDISED_ERROR, inverse_information
 from survival_service.mixture import MixtureLikelihood, maximise_mixture, profile_bounds
 from survival_service.observations import FloatArray, IntArray
 from survival_service.predictions import CURVE_POINT_COUNT, FittedTime
+from survival_service.screening import FAILURES_PER_PARAMETER
 
 # The distributions that are fitted with a cured share: those of one location and one scale.
 CURE_DISTRIBUTIONS = (
@@ -49,6 +46,8 @@ CURE_DISTRIBUTIONS = (
 # The fitted curve ends where the observed one does, so the cured share is what that shows surviving, less at most
 # 0.05 / 0.95 of what it shows failing: no more than that is the distribution's word alone.
 LARGEST_UNFAILED_SHARE = 0.05
+# A fit whose AIC is no more than this above the best one is not ruled out (Burnham and Anderson 2002, section 2.6).
+NOT_RULED_OUT = 4.0
 # A cured share that gains less than this, in nats, is none.
 _NEGLIGIBLE_GAIN = 1e-6
 
@@ -85,6 +84,7 @@ class CureFit:
     cured_share: Estimate = NO_ESTIMATE
     logit_standard_error: float = 0.0
     follow_up: FollowUp | None = None
+    follow_up_message: str = ""
     unfailed_share: float = 0.0
     median: Estimate = NO_ESTIMATE
     restricted_mean: Estimate = NO_ESTIMATE
@@ -107,8 +107,19 @@ def cure_fits(rows: Prepared, fits: tuple[Fit, ...], *, level: float = DEFAULT_L
     A distribution of more than one location and one scale has none.
     """
     found = [fit_cure(rows, one, level=level) for one in fits if one.distribution in CURE_DISTRIBUTIONS]
-    known = (CureStatus.OK, CureStatus.NO_CURED_SHARE)
-    return tuple(sorted(found, key=lambda one: (one.status not in known, one.aic)))
+    known = sorted((one for one in found if one.follow_up is not None), key=lambda one: one.aic)
+    return tuple(_doubted(one, known) for one in known) + tuple(one for one in found if one.follow_up is None)
+
+
+def _doubted(one: CureFit, known: list[CureFit]) -> CureFit:
+    """The fit, flagged where a fit that the data do not rule out believes more of those that can fail to be left."""
+    rivals = [other for other in known if other.aic <= known[0].aic + NOT_RULED_OUT]
+    worst = max(rivals, key=lambda other: other.unfailed_share)
+    if one.follow_up is FollowUp.SHORT or one not in rivals or worst.follow_up is FollowUp.SUFFICIENT:
+        return one
+    name = worst.distribution.name.lower().replace("_", "-")
+    message = _follow_up_message(worst.unfailed_share, f"the {name} fit, which the data do not rule out")
+    return replace(one, follow_up=FollowUp.SHORT, follow_up_message=message)
 
 
 def fit_cure(rows: Prepared, plain: Fit, *, level: float = DEFAULT_LEVEL) -> CureFit:
@@ -141,7 +152,7 @@ def fit_cure(rows: Prepared, plain: Fit, *, level: float = DEFAULT_LEVEL) -> Cur
     )
     if gain < _NEGLIGIBLE_GAIN:
         return _without_cured_share(searched, likelihood, plain, clustered=clustered, level=level)
-    covariance = _inverse(found.information)
+    covariance = inverse_information(found.information)
     if not found.converged or covariance is None or _unidentified(found, covariance, distribution):
         return replace(
             searched,
@@ -198,13 +209,13 @@ def _without_cured_share(
         start = -math.log(likelihood.observation_count) - 2.0
         upper = profile_bounds(likelihood, latency, start, floor, plain.log_likelihood)[1]
     unfailed = _unfailed_share(likelihood, beta, plain.scale, plain.restriction_time)
-    why = "" if clustered else _follow_up_message(unfailed)
     return replace(
         searched,
         status=CureStatus.NO_CURED_SHARE,
-        status_message="the data are likeliest if every sample fails in the end" + why,
+        status_message="the data are likeliest if every sample fails in the end",
         cured_share=Estimate(0.0, 0.0, upper),
         follow_up=_follow_up(unfailed),
+        follow_up_message=_follow_up_message(unfailed, "this fit"),
         unfailed_share=unfailed,
         log_likelihood=plain.log_likelihood,
         aic=2 * searched.parameter_count - 2 * plain.log_likelihood,
@@ -241,10 +252,11 @@ def _filled(
     return replace(
         searched,
         status=CureStatus.OK,
-        status_message=USABLE + caveat + _follow_up_message(unfailed),
+        status_message=USABLE + caveat,
         cured_share=Estimate(share, min(lower, share), max(upper, share)),
         logit_standard_error=errors[0],
         follow_up=_follow_up(unfailed),
+        follow_up_message=_follow_up_message(unfailed, "this fit"),
         unfailed_share=unfailed,
         median=law.susceptible.median(level),
         restricted_mean=law.restricted_mean(horizon, level),
@@ -271,25 +283,13 @@ def _follow_up(unfailed: float) -> FollowUp:
     return FollowUp.SUFFICIENT if unfailed <= LARGEST_UNFAILED_SHARE else FollowUp.SHORT
 
 
-def _follow_up_message(unfailed: float) -> str:
+def _follow_up_message(unfailed: float, by: str) -> str:
     if _follow_up(unfailed) is FollowUp.SUFFICIENT:
         return ""
     return (
-        f", but the attack ended when, by this fit, {100 * unfailed:.0f} % of the samples that can fail had not, so "
-        "the cured share leans on the shape of the distribution; raise the number of iterations"
+        f"by {by}, {100 * unfailed:.0f} % of the samples that can fail had not when the attack ended, so the share "
+        "that never fails leans on the shape of the distribution; raise the number of iterations"
     )
-
-
-def _inverse(information: FloatArray) -> FloatArray | None:
-    """The inverse of an information that is positive definite, else None."""
-    size = np.sqrt(np.abs(np.diag(information)))
-    if not (np.isfinite(information).all() and (size > 0).all()):
-        return None
-    scaled = information / np.outer(size, size)
-    if np.linalg.eigvalsh(scaled)[0] <= 0:
-        return None
-    inverse: FloatArray = np.linalg.inv(scaled).astype(np.float64) / np.outer(size, size)
-    return inverse
 
 
 def _unidentified(found: Maximum, covariance: FloatArray, distribution: Distribution) -> bool:

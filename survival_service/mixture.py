@@ -165,6 +165,11 @@ class AtShare:
         value, score, hessian = self._whole(np.append(self._eta, parameters))
         return value, score[1:], hessian[1:, 1:]
 
+    def maximum(self, near: FloatArray) -> tuple[float, FloatArray]:
+        """The log-likelihood at its maximum, and where that is; searched from `near`."""
+        found = climb(self, near)
+        return (found.log_likelihood, found.parameters) if math.isfinite(found.log_likelihood) else (-_ABYSS, near)
+
 
 def maximise_mixture(likelihood: MixtureLikelihood) -> Maximum:
     """The maximum: some steps of expectation and maximisation, then Newton's method in all parameters.
@@ -198,11 +203,8 @@ def profile_bounds(
 
         def above(distance: float) -> float:
             nonlocal near
-            inner = climb(AtShare(likelihood, eta + side * distance), near)
-            if not math.isfinite(inner.log_likelihood):
-                return -_ABYSS
-            near = inner.parameters
-            return inner.log_likelihood - floor
+            height, near = AtShare(likelihood, eta + side * distance).maximum(near)
+            return height - floor
 
         inside, outside = 0.0, _FIRST_STEP
         while above(outside) > 0:

@@ -582,7 +582,9 @@ class CureFit(_message.Message):
         FOLLOW_UP_UNSPECIFIED: CureFit._FollowUp.ValueType  # 0
         """Unknown."""
         FOLLOW_UP_SUFFICIENT: CureFit._FollowUp.ValueType  # 1
-        """At most 5 % of the samples that can fail had not at the longest time."""
+        """At most 5 % of the samples that can fail had not at the longest time, by this
+        fit and, if its AIC is within 4 of the best, by all whose AIC is.
+        """
         FOLLOW_UP_SHORT: CureFit._FollowUp.ValueType  # 2
         """More had not: the cured share leans on the shape of the distribution."""
 
@@ -594,7 +596,9 @@ class CureFit(_message.Message):
     FOLLOW_UP_UNSPECIFIED: CureFit.FollowUp.ValueType  # 0
     """Unknown."""
     FOLLOW_UP_SUFFICIENT: CureFit.FollowUp.ValueType  # 1
-    """At most 5 % of the samples that can fail had not at the longest time."""
+    """At most 5 % of the samples that can fail had not at the longest time, by this
+    fit and, if its AIC is within 4 of the best, by all whose AIC is.
+    """
     FOLLOW_UP_SHORT: CureFit.FollowUp.ValueType  # 2
     """More had not: the cured share leans on the shape of the distribution."""
 
@@ -617,6 +621,7 @@ class CureFit(_message.Message):
     P_VALUE_FIELD_NUMBER: _builtins.int
     ITERATION_COUNT_FIELD_NUMBER: _builtins.int
     CURVE_FIELD_NUMBER: _builtins.int
+    FOLLOW_UP_MESSAGE_FIELD_NUMBER: _builtins.int
     distribution: Global___Distribution.ValueType
     """The distribution of the times of the samples that can fail."""
     status: Global___CureFit.Status.ValueType
@@ -649,6 +654,10 @@ class CureFit(_message.Message):
     """
     iteration_count: _builtins.int
     """Newton iterations after those of expectation and maximisation."""
+    follow_up_message: _builtins.str
+    """Why the attack was too short, in a sentence with what to do about it; empty if
+    it was long enough.
+    """
     @_builtins.property
     def cured_share(self) -> Global___Estimate:
         """The share of the samples at risk that never fails, in [0, 1], with its interval;
@@ -695,10 +704,11 @@ class CureFit(_message.Message):
         p_value: _builtins.float | None = ...,
         iteration_count: _builtins.int = ...,
         curve: Global___Curve | None = ...,
+        follow_up_message: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_p_value", b"_p_value", "cured_share", b"cured_share", "curve", b"curve", "median", b"median", "p_value", b"p_value", "restricted_mean", b"restricted_mean"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p_value", b"_p_value", "aic", b"aic", "coefficients", b"coefficients", "cured_share", b"cured_share", "curve", b"curve", "distribution", b"distribution", "follow_up", b"follow_up", "iteration_count", b"iteration_count", "log_likelihood", b"log_likelihood", "log_scale_standard_error", b"log_scale_standard_error", "logit_standard_error", b"logit_standard_error", "median", b"median", "p_value", b"p_value", "parameter_count", b"parameter_count", "restricted_mean", b"restricted_mean", "restriction_time", b"restriction_time", "scale", b"scale", "status", b"status", "status_message", b"status_message", "unfailed_share", b"unfailed_share"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p_value", b"_p_value", "aic", b"aic", "coefficients", b"coefficients", "cured_share", b"cured_share", "curve", b"curve", "distribution", b"distribution", "follow_up", b"follow_up", "follow_up_message", b"follow_up_message", "iteration_count", b"iteration_count", "log_likelihood", b"log_likelihood", "log_scale_standard_error", b"log_scale_standard_error", "logit_standard_error", b"logit_standard_error", "median", b"median", "p_value", b"p_value", "parameter_count", b"parameter_count", "restricted_mean", b"restricted_mean", "restriction_time", b"restriction_time", "scale", b"scale", "status", b"status", "status_message", b"status_message", "unfailed_share", b"unfailed_share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__p_value: _TypeAlias = _typing.Literal["p_value"]  # noqa: Y015
     _WhichOneofArgType__p_value: _TypeAlias = _typing.Literal["_p_value", b"_p_value"]  # noqa: Y015
