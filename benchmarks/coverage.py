@@ -9,7 +9,7 @@ checks evenly spaced up to a budget, fits the same law and asks whether the inte
   long, 10 to 40 checks; half or nine tenths of the slower group fail.
 - `clusters`: images attacked in eight jobs each, times of one image correlated by a Gaussian copula (so that their own
   law stays the fitted one); a covariate of the image and one of the job. `naive` is the same fit without clusters.
-- `few`: one in ten samples fails. `Wald` is the interval of so many standard errors of the logarithm of the median,
+- `few`: one in ten samples fails. `Wald` is the interval of so many standard errors of the logarithm of the quantity,
   `plain` that of the median itself, `profile` what a report gives.
 - `in flight`: a job stopped in mid-run, fitted with and without the samples still under attack; half of all fail.
 
@@ -177,10 +177,12 @@ def few(distribution: Distribution, samples: int, replicates: int) -> Cell:
         cell.failures += found.failure_count / replicates
         if not found.coefficients:
             continue
-        cell.judge("profile", described(found, rows).median, median)
-        cell.judge("Wald", _wald(found), median)
-        cell.judge("plain", _plain(found), median)
-        cell.judge("time ratio", found.coefficients[1].time_ratio, RATIO)
+        reported = described(found, rows)
+        cell.judge("median, profile", reported.median, median)
+        cell.judge("median, Wald", _wald(found), median)
+        cell.judge("median, plain", _plain(found), median)
+        cell.judge("time ratio, profile", reported.coefficients[1].time_ratio, RATIO)
+        cell.judge("time ratio, Wald", found.coefficients[1].time_ratio, RATIO)
     return cell
 
 
