@@ -124,15 +124,16 @@ class CountTable:
         Raises `OutcomesCorrupt` if a sample is in both: counts cannot tell in which cell it stands twice.
         """
         result = CountTable()
-        shape = np.maximum(self._counted.shape, other._counted.shape)
-        one, more = (_grown(table._counted, shape) for table in (self, other))
-        twice = np.argwhere(one & more)
+        rows, columns = other._counted.shape
+        counted = _grown(self._counted, np.array([rows, columns])).copy()
+        twice = np.argwhere(counted[:rows, :columns] & other._counted)
         if twice.size:
             raise OutcomesCorrupt(
                 f"sample {twice[0, 1]} of configuration {twice[0, 0]} is in both tables; "
                 "give each shard samples of its own"
             )
-        result._counted = one | more
+        counted[:rows, :columns] |= other._counted
+        result._counted = counted
         result._cells = _sum([self._cells, other._cells])
         result._in_flight = dict(self._in_flight)
         for shard, samples in other._in_flight.items():

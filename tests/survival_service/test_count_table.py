@@ -52,7 +52,7 @@ ROW = st.tuples(
 @given(
     rows=st.lists(ROW, max_size=40, unique_by=lambda row: row[:2]), cuts=st.lists(st.integers(0, 40)), data=st.data()
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_tables_of_shards_add_up_to_the_table_of_everything_to_the_bit(
     rows: list[tuple[int, int, int, int, int]], cuts: list[int], data: st.DataObject
 ) -> None:
@@ -77,7 +77,7 @@ def test_tables_of_shards_add_up_to_the_table_of_everything_to_the_bit(
 
 
 @given(rows=st.lists(ROW, min_size=1, max_size=30), data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_sample_counts_once_however_often_it_comes(
     rows: list[tuple[int, int, int, int, int]], data: st.DataObject
 ) -> None:

@@ -95,7 +95,7 @@ def test_batches_add_up_whatever_way_they_were_cut(outcome_columns: Build, check
     whole.add(outcome_columns(checks, budget=9))
     parts.add(outcome_columns(checks[cut:], budget=9, first_sample=len(checks[:cut])))
     parts.add(outcome_columns(checks[:cut], budget=9))
-    for clock in Clock:
+    for clock in (Clock.QUERIES, Clock.SECONDS):
         one, other = whole.observations(clock), parts.observations(clock)
         for name in ("lower", "upper", "weight", "check"):
             assert np.array_equal(getattr(one, name), getattr(other, name))
