@@ -167,8 +167,8 @@ def _of_counts(jobs: Sequence[tuple[JobFacts, OutcomeTable]], surviving_share: f
         if surviving_share > 0.5:
             quotable = "the restricted mean is the one to quote"
         yield (
-            "the fits assume that every sample fails in the end; if a share never does, the expected time grows with "
-            f"the attack's budget, and {quotable}"
+            "the fits assume that every sample fails in the end; if a share never does (see 'How many never fail?'), "
+            f"the expected time grows with the attack's budget, and {quotable}"
         )
 
 

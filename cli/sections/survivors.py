@@ -65,15 +65,17 @@ def _answer(clock: ClockReport) -> str:
         text = "None need be assumed: the data are likeliest if every sample fails in the end"
         if best.cured_share.HasField("upper"):
             text += f", and at most {share(best.cured_share.upper)} never do"
-        return f"{text} ({name} fit). {_follow_up(best)}".rstrip()
-    text = f"An estimated {value} of the samples at risk never fail, whatever this attack spends ({name} fit). "
+        return f"{text} ({name} fit). {_follow_up(best)}"
+    others = f"Half of the others fail by {with_unit(on_clock(best.median, clock.clock), clock.clock)}."
     if best.HasField("p_value") and best.p_value >= _SIGNIFICANT:
-        text = (
-            f"Perhaps none: the best estimate is {value} of the samples at risk ({name} fit), but the data are as well "
-            f"explained if every sample fails in the end (p = {number(best.p_value, 2)}). "
+        return (
+            f"Perhaps none: the best estimate is {value} of the samples at risk ({name} fit), but the data are about "
+            f"as likely if every sample fails in the end (p = {number(best.p_value, 2)}). {others}"
         )
-    others = with_unit(on_clock(best.median, clock.clock), clock.clock)
-    return f"{text}Half of the others fail by {others}. {_follow_up(best)}".rstrip()
+    return (
+        f"An estimated {value} of the samples at risk never fail, whatever this attack spends ({name} fit). {others} "
+        f"{_follow_up(best)}"
+    )
 
 
 def _follow_up(fit: CureFit) -> str:
