@@ -67,9 +67,9 @@ class _OfLikelihood:
     parameters: FloatArray
 
     def __call__(self, cluster: IntArray) -> FloatArray:
-        whole, free = self.likelihood, self.likelihood.parameter_count
+        whole, size = self.likelihood, self.parameters.size - 1
         of_rows = cluster[whole.rows]
-        informations = np.zeros((int(cluster.max()) + 1, free, free))
+        informations = np.zeros((int(cluster.max()) + 1, size, size))
         for g in np.unique(of_rows):
             part = Likelihood(
                 _rows_of(whole.design, np.flatnonzero(of_rows == g)),
@@ -77,7 +77,7 @@ class _OfLikelihood:
                 scale_fixed=whole.scale_fixed,
                 fixed_scale=whole.fixed_scale,
             )
-            informations[g] = -part(self.parameters)[2]
+            informations[g] = -part(self.parameters)[2][:size, :size]
         return informations
 
 
@@ -97,14 +97,27 @@ def of_fit(
 ) -> Equation:
     """The likelihood equation of an accelerated failure model at its maximum; of interest are its covariates' effects.
 
-    `design` is of `row_count` rows, `coefficients` (intercept first) and `scale` are those of the fit.
+    `design` is of `row_count` rows, `coefficients` (intercept first) and `scale` are those of the fit. The scale is a
+    nuisance: the equation is that of the effective score of beta, s_beta - A_bt A_tt^-1 s_t with t = log sigma, which
+    has the same influences. The informations are those of beta at the fitted scale. In (delta, gamma) a cluster's own
+    information would count the response among its regressors, and CR2 take the effects of clusters for leverage.
     """
     likelihood = Likelihood(design, distribution.family, scale_fixed=distribution.scale_fixed)
     parameters = likelihood.standardised(coefficients, scale)
+    size = coefficients.size
     information = -likelihood(parameters)[2]
-    jacobian = likelihood.natural(parameters)[2][1 : coefficients.size]
-    scores = np.zeros((row_count, likelihood.parameter_count))
-    scores[likelihood.rows] = likelihood.row_scores(parameters)
+    of_rows = likelihood.row_scores(parameters)
+    if not likelihood.scale_fixed:
+        # Along beta at a fixed sigma, delta moves alone; along log sigma, (delta, gamma) shrinks as a whole.
+        turn = np.eye(size + 1)
+        turn[-1] = -parameters
+        information, of_rows = turn @ information @ turn.T, of_rows @ turn.T
+        share = information[:size, -1] / information[-1, -1]
+        of_rows = of_rows[:, :size] - of_rows[:, -1:] * share
+        information = information[:size, :size] - np.outer(share, information[-1, :size])
+    scores = np.zeros((row_count, size))
+    scores[likelihood.rows] = of_rows
+    jacobian = likelihood.natural(parameters)[2][1:size, :size]
     return Equation(
         estimates=coefficients[1:],
         projection=np.linalg.solve(information, jacobian.T).T.astype(np.float64),
