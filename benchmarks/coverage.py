@@ -14,7 +14,7 @@ checks evenly spaced up to a budget, fits the same law and asks whether the inte
 - `in flight`: a job stopped in mid-run, fitted with and without the samples still under attack; half of all fail.
 
 Replicate i of a cell is drawn from seed (SEED, cell, i), whatever is run beside it. The Monte-Carlo error of a share of
-.95 in 2 000 is .005. Replicates without an interval (a status instead of numbers) are counted apart.
+.95 in 2 000 is .005. Replicates with a status instead of a two-sided interval are counted apart.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from scipy.special import logit, ndtr, ndtri
 
 from survival_service.distributions import Distribution
 from survival_service.estimates import Estimate
-from survival_service.fitting import Fit, described, fit, prepared
+from survival_service.fitting import Fit, Status, described, fit, prepared
 from survival_service.observations import FloatArray, Observations
 
 SEED = 20240131
@@ -130,8 +130,8 @@ def groups(distribution: Distribution, events: int, share: float, checks: int, r
         data = Observations(lower, upper, np.ones(2 * n), x[:, None], ("group",)).merged()
         found = fit(data, distribution)
         cell.failures += found.failure_count / replicates
-        cell.judge("median", found.median, median)
-        if found.coefficients:
+        if found.status is Status.OK:
+            cell.judge("median", found.median, median)
             cell.judge("time ratio", found.coefficients[1].time_ratio, RATIO)
     return cell
 
@@ -155,8 +155,8 @@ def clusters(distribution: Distribution, images: int, correlation: float, replic
         for prefix, rows in (("", data), ("naive ", replace(data, cluster=None))):
             found = fit(rows, distribution)
             cell.failures += 0.5 * found.failure_count / replicates
-            cell.judge(prefix + "median", found.median, median)
-            if found.coefficients:
+            if found.status is Status.OK:
+                cell.judge(prefix + "median", found.median, median)
                 cell.judge(prefix + "effect of the image", found.coefficients[1].time_ratio, RATIO)
                 cell.judge(prefix + "effect of the job", found.coefficients[2].time_ratio, RATIO)
     return cell
@@ -175,7 +175,7 @@ def few(distribution: Distribution, samples: int, replicates: int) -> Cell:
         rows = prepared(Observations(lower, upper, np.ones(x.size), x[:, None], ("group",)).merged())
         found = fit(rows, distribution)
         cell.failures += found.failure_count / replicates
-        if not found.coefficients:
+        if found.status is not Status.OK:
             continue
         reported = described(found, rows)
         cell.judge("median, profile", reported.median, median)
@@ -237,8 +237,8 @@ def mid_run(distribution: Distribution, replicates: int) -> Cell:
         for name, chosen in (("all", started), ("the completed", started & completed)):
             n = int(chosen.sum())
             found = fit(Observations(lower[chosen], upper[chosen], np.ones(n), np.empty((n, 0))).merged(), distribution)
-            cell.judge(f"median from {name}", found.median, median)
-            if found.coefficients:
+            if found.status is Status.OK:
+                cell.judge(f"median from {name}", found.median, median)
                 z = (math.log(budget) - found.coefficients[0].estimate) / found.scale
                 cell.add(f"share from {name}", 1 - float(distribution.family.survival(np.array([z]))[0]))
     return cell
