@@ -51,7 +51,8 @@ def test_the_joint_covariance_is_that_of_the_stacked_estimating_equations_differ
         with np.errstate(divide="ignore"):
             low, high = (np.log(rows.lower) - middle) / sigma, (np.log(rows.upper) - middle) / sigma
         between = norm.cdf(high) - norm.cdf(low)
-        return np.where(exact, norm.logpdf(low) - theta[3], np.where(right, norm.logsf(low), np.log(between + exact)))
+        terms: FloatArray = np.where(right, norm.logsf(low), np.log(between + exact))
+        return np.where(exact, norm.logpdf(low) - theta[3], terms)
 
     def scores(theta: FloatArray) -> FloatArray:
         steps = 1e-5 * np.eye(4)
@@ -186,7 +187,7 @@ def test_the_normal_likelihood_of_exact_times_gives_the_errors_of_least_squares(
 @pytest.mark.parametrize("errors", [Sandwich, BiasReduced])
 def test_a_weight_is_a_repetition(errors: Callable[..., Sandwich | BiasReduced]) -> None:
     rows, second, cluster = simulated()
-    weight = 1.0 + np.arange(second.size) % 3
+    weight = (1 + np.arange(second.size) % 3).astype(np.float64)
     weighted = Observations(rows.lower, rows.upper, weight, rows.covariates, rows.names, cluster)
     again = np.repeat(np.arange(second.size), weight.astype(int))
     repeated = Observations(
