@@ -20,6 +20,7 @@ from cli.options import (
     attack_address,
     clock_option,
     data_folder,
+    distribution_option,
     positive,
     report_options,
     settings,
@@ -31,7 +32,7 @@ from cli.options import (
 
 if TYPE_CHECKING:
     from afr.attack.v1.attack_service_pb2 import AttackJob, AttackSpec
-    from afr.survival.v1.survival_service_pb2 import Report, ReportOptions
+    from afr.survival.v1.survival_service_pb2 import Distribution, Report, ReportOptions
 
     from cli.connecting import AttackServer
     from cli.following import Event, Feed
@@ -78,6 +79,7 @@ _SUCCEEDED, _FAILED, _CANCELED = 3, 4, 5
                    "workers are there, of a batch at least]")  # fmt: skip
 @workers_option
 @clock_option("queries", "seconds")
+@distribution_option("weibull, log-normal, log-logistic")
 @report_options
 @survival_address
 @attack_address
@@ -87,7 +89,8 @@ def evaluate(
     step_size: float | None, max_iterations: int | None, attack_parameter: Sequence[tuple[str, float]], defence: str,
     defence_parameter: Sequence[tuple[str, float]], samples: int | None,
     shards: int | None, workers: int | None,
-    clock: str, price_usd_per_hour: float | None, output: Path, output_format: str, quiet: bool,
+    clock: str, distributions: tuple[Distribution.ValueType, ...], price_usd_per_hour: float | None, output: Path,
+    output_format: str, quiet: bool,
     attack_address: str, survival_address: str, redis_url: str,
 ) -> None:  # fmt: skip
     """Attack a model and report how long it survives.
@@ -144,7 +147,9 @@ def evaluate(
                      workers=workers, redis_url=redis_url) as located,
         ):  # fmt: skip
             evaluation = Evaluation(located, display, folder)
-            report = evaluation.run(spec, make_options(clock, price_usd_per_hour))
+            options = make_options(clock, price_usd_per_hour)
+            options.distributions.extend(distributions)
+            report = evaluation.run(spec, options)
             display.close()
             _publish(evaluation, report, folder, output_format, quiet)
             state = evaluation.final_state

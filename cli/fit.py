@@ -9,22 +9,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.commands import StrictCommand
-from cli.options import level, survival_address
-from cli.reports import DISTRIBUTION_NAMES
+from cli.options import distribution_number, distribution_option, level, survival_address
 
 if TYPE_CHECKING:
-    from afr.survival.v1.survival_service_pb2 import Coefficient, Estimate, Fit, FitOutcomesResponse
+    from afr.survival.v1.survival_service_pb2 import Coefficient, Distribution, Estimate, Fit, FitOutcomesResponse
+
+
+# Those of survreg; the two with a shape are fitted if asked for.
+_WITHOUT_SHAPE = ("weibull", "log-normal", "log-logistic", "exponential")
 
 
 @click.command(cls=StrictCommand)
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
-@click.option(
-    "--distribution",
-    "distributions",
-    type=click.Choice(DISTRIBUTION_NAMES),
-    multiple=True,
-    help="A distribution to fit; may be given several times.  [default: all]",
-)
+@distribution_option(", ".join(_WITHOUT_SHAPE))
 @click.option("--ignore", "ignored", metavar="COLUMN", multiple=True,
               help="A column that is no covariate; may be given several times.")  # fmt: skip
 @click.option("--confidence-level", type=level, metavar="SHARE", help="The level of the intervals.  [default: 0.95]")
@@ -32,8 +29,8 @@ if TYPE_CHECKING:
               help="How to print the fits.")  # fmt: skip
 @survival_address
 def fit(
-    path: Path, distributions: tuple[str, ...], ignored: tuple[str, ...], confidence_level: float | None,
-    output_format: str, survival_address: str,
+    path: Path, distributions: tuple[Distribution.ValueType, ...], ignored: tuple[str, ...],
+    confidence_level: float | None, output_format: str, survival_address: str,
 ) -> None:  # fmt: skip
     """Fit times to failure from a CSV or Parquet file.
 
@@ -50,7 +47,7 @@ def fit(
       afrctl fit times.csv --distribution weibull --distribution log-normal --format json
       afrctl fit lifetimes.parquet --ignore batch --confidence-level 0.9
     """
-    from afr.survival.v1.survival_service_pb2 import Distribution, FitOutcomesRequest, ReportOptions
+    from afr.survival.v1.survival_service_pb2 import FitOutcomesRequest, ReportOptions
 
     from cli.connecting import survival_server
     from cli.data_files import open_data
@@ -68,10 +65,7 @@ def fit(
     # All of it before anything starts: a bad cell in the last line is told at once, and nothing was fitted in vain.
     batches = list(observation_batches(file, covariates))
     options = ReportOptions(confidence_level=confidence_level or 0.0)
-    options.distributions.extend(
-        Distribution.Value(f"DISTRIBUTION_{name.upper().replace('-', '_')}")
-        for name in dict.fromkeys(distributions or DISTRIBUTION_NAMES)
-    )
+    options.distributions.extend(distributions or tuple(map(distribution_number, _WITHOUT_SHAPE)))
     requests = [FitOutcomesRequest(options=options), *(FitOutcomesRequest(observation_batch=part) for part in batches)]
     with fitting_address(survival_address) as address, survival_server(address) as server:
         fitted = submit(server, server.stub.FitOutcomes, requests)
@@ -90,27 +84,29 @@ def fits_json(fitted: FitOutcomesResponse) -> str:
 
 def fits_text(fitted: FitOutcomesResponse) -> str:
     """The fits as tables, best AIC first, and why the others have no numbers."""
-    from cli.quantities import count, distribution_word, has_numbers, interval
+    from cli.quantities import count, distribution_word, effect_bound, has_numbers, interval
     from cli.tables import table
 
     rows, failures = count(fitted.observation_count), count(fitted.failure_count)
     numbers = [one for one in fitted.fits if has_numbers(one)]
     blocks = [f"{rows} observations, {failures} failures"]
     if numbers:
-        columns = ("distribution", "AIC", "BIC", "log L", "scale σ", "median", "concordance")
+        columns = ("distribution", "AIC", "weight", "BIC", "log L", "scale σ", "shape Q", "median", "concordance")
         criteria = [
             (
-                distribution_word(one.distribution), f"{one.aic:.2f}", f"{one.bic:.2f}", f"{one.log_likelihood:.2f}",
-                f"{one.scale:.6g}", interval(one.median), _concordance(one),
+                distribution_word(one.distribution), f"{one.aic:.2f}", f"{one.akaike_weight:.3f}", f"{one.bic:.2f}",
+                f"{one.log_likelihood:.2f}", f"{one.scale:.6g}", f"{one.shape:.6g}" if one.HasField("shape") else "",
+                interval(one.median), _concordance(one),
             )
             for one in numbers
         ]  # fmt: skip
-        blocks.append(table(columns, criteria, right=(1, 2, 3, 4, 6)))
+        blocks.append(table(columns, criteria, right=(1, 2, 3, 4, 5, 6, 8)))
     for one in numbers:
         header = (f"{distribution_word(one.distribution)}, log time", "estimate", "standard error", "time ratio")
         effects = [
             (c.covariate, f"{c.estimate:.6g}", f"{c.standard_error:.6g}", _time_ratio(c)) for c in one.coefficients
         ]
+        effects += [(bound.covariate, "–", "–", effect_bound(bound)) for bound in one.effect_bounds]
         blocks.append(table(header, effects, right=(1, 2)))
     reasons = [f"{distribution_word(one.distribution)}: {_reason(one)}" for one in fitted.fits if _reason(one)]
     dropped = dict.fromkeys(f"left out: {sentence}" for one in fitted.fits for sentence in one.dropped_covariates)
@@ -131,7 +127,12 @@ def _time_ratio(coefficient: Coefficient) -> str:
 
 
 def _reason(one: Fit) -> str:
-    """What to know of a fit beside its numbers, or why it has none."""
+    """What to know of a fit beside its numbers, or why it has none, and what is known all the same."""
+    from cli.quantities import number, share_interval
+
+    if one.HasField("failure_probability"):
+        known = f"{share_interval(one.failure_probability)} had failed by {number(one.failure_probability_time)}"
+        return f"{one.status_message} ({known})"
     return "" if one.status_message == "the fit can be used" else one.status_message
 
 
@@ -152,10 +153,16 @@ def _fit_object(one: Fit) -> dict[str, Any]:
         "status_message": one.status_message,
         "log_likelihood": known(one.log_likelihood),
         "aic": known(one.aic),
+        "aicc": one.aicc if one.HasField("aicc") else None,
         "bic": known(one.bic),
+        "bic_events": known(one.bic_events),
+        "akaike_weight": one.akaike_weight if one.HasField("akaike_weight") else None,
         "parameter_count": one.parameter_count,
         "scale": known(one.scale),
         "log_scale_standard_error": known(one.log_scale_standard_error),
+        "shape": one.shape if one.HasField("shape") else None,
+        "shape_standard_error": one.shape_standard_error if one.HasField("shape_standard_error") else None,
+        "degrees_of_freedom": one.degrees_of_freedom if one.HasField("degrees_of_freedom") else None,
         "coefficients": [
             {
                 "covariate": c.covariate,
@@ -165,7 +172,19 @@ def _fit_object(one: Fit) -> dict[str, Any]:
             }
             for c in one.coefficients
         ],
+        "effect_bounds": [
+            {
+                "covariate": bound.covariate,
+                "lower": bound.lower if bound.HasField("lower") else None,
+                "upper": bound.upper if bound.HasField("upper") else None,
+                "level": bound.level,
+                "message": bound.message,
+            }
+            for bound in one.effect_bounds
+        ],
         "median": _estimate_object(one.median),
+        "failure_probability": _estimate_object(one.failure_probability),
+        "failure_probability_time": one.failure_probability_time if one.HasField("failure_probability") else None,
         "concordance": one.concordance if one.HasField("concordance") else None,
         "iteration_count": one.iteration_count,
         "dropped_covariates": list(one.dropped_covariates),

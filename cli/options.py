@@ -7,11 +7,14 @@ import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from cli.errors import Misuse
+
+if TYPE_CHECKING:
+    from afr.survival.v1.survival_service_pb2 import Distribution
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -198,6 +201,28 @@ def report_options(command: F) -> F:
     ):  # fmt: skip
         command = option(command)
     return command
+
+
+DISTRIBUTION_NAMES = ("weibull", "log-normal", "log-logistic", "exponential", "generalized-gamma", "gamma")
+
+
+def distribution_option(default: str) -> Callable[[F], F]:
+    """The distributions to fit, as their numbers in the contract; none if none was named."""
+    return click.option(
+        "--distribution",
+        "distributions",
+        type=click.Choice(DISTRIBUTION_NAMES),
+        multiple=True,
+        callback=lambda _context, _parameter, names: tuple(map(distribution_number, dict.fromkeys(names))),
+        help=f"A distribution to fit; may be given several times.  [default: {default}]",
+    )
+
+
+def distribution_number(name: str) -> Distribution.ValueType:
+    """The number in the contract of a distribution named as in `DISTRIBUTION_NAMES`."""
+    from afr.survival.v1.survival_service_pb2 import Distribution
+
+    return Distribution.Value(f"DISTRIBUTION_{name.upper().replace('-', '_')}")
 
 
 def clock_option(*clocks: str) -> Callable[[F], F]:

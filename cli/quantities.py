@@ -130,6 +130,13 @@ def interval(estimate: survival.Estimate, unit: str = "", size: float = 1.0) -> 
     return f"{value}{end}" if NOTHING in (lower, upper) else f"{value} [{lower}, {upper}]{end}"
 
 
+def effect_bound(bound: survival.EffectBound) -> str:
+    """`at least 3.2` or `at most 0.4`, by what an effect without an estimate multiplies time; a dash if unbounded."""
+    if bound.HasField("lower"):
+        return f"at least {number(bound.lower)}"
+    return f"at most {number(bound.upper)}" if bound.HasField("upper") else NOTHING
+
+
 def share_interval(estimate: survival.Estimate) -> str:
     """`12.3 % [10.1, 15.0]`; a dash without a value."""
     known = bounds(estimate)

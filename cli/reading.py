@@ -16,6 +16,7 @@ from cli.quantities import (
     count,
     distribution_word,
     duration,
+    effect_bound,
     exceedance,
     has_numbers,
     interval,
@@ -119,6 +120,9 @@ def key_figures(report: Report) -> list[Figure]:
             NOTHING if fit is None else with_unit(on_clock(getattr(fit, name), clock), clock) for clock, fit in pairs
         )
 
+    def of_average(name: str) -> tuple[str, ...]:
+        return tuple(with_unit(on_clock(getattr(clock, name), clock.clock), clock.clock) for clock in clocks)
+
     ends = [with_unit(value_on_clock(fit.restriction_time, clock), clock) for clock, fit in pairs if fit is not None]
     figures = [
         Figure(
@@ -142,9 +146,19 @@ def key_figures(report: Report) -> list[Figure]:
         ),
         Figure("median time to failure", of_fit("median"), "By then half of the samples at risk fail."),
         Figure(
+            "median, averaged over the fits",
+            of_average("averaged_median"),
+            "With their Akaike weights, on the log scale; the interval contains how the fits differ.",
+        ),
+        Figure(
             f"mean up to {' or '.join(ends)}" if ends else "restricted mean",
             of_fit("restricted_mean"),
             "The restricted mean: the mean time to failure if the clock stops at the longest time observed.",
+        ),
+        Figure(
+            "restricted mean, averaged over the fits",
+            of_average("averaged_restricted_mean"),
+            "The mean up to that time, averaged alike.",
         ),
         Figure(
             "expected time to failure E[T]",
@@ -209,7 +223,7 @@ def shares(report: Report) -> list[tuple[str, str]]:
     ]
 
 
-FIT_COLUMNS = ("distribution", "AIC", "BIC", "log L", "scale σ", "median", "restricted mean", "E[T]")
+FIT_COLUMNS = ("distribution", "AIC", "weight", "BIC", "log L", "scale σ", "median", "restricted mean", "E[T]")
 
 
 def fit_row(fit: Fit) -> tuple[str, ...]:
@@ -219,6 +233,7 @@ def fit_row(fit: Fit) -> tuple[str, ...]:
     return (
         distribution_word(fit.distribution),
         f"{fit.aic:.1f}",
+        share(fit.akaike_weight) if fit.HasField("akaike_weight") else NOTHING,
         f"{fit.bic:.1f}",
         f"{fit.log_likelihood:.1f}".replace("-", "−"),
         number(fit.scale),
@@ -270,7 +285,7 @@ def effects(clock: ClockReport) -> list[tuple[str, str]]:
         elif "=" not in name:
             name = f"{name} plus 1"
         rows.append((name, f"× {interval(ratio)}"))
-    return rows
+    return rows + [(bound.covariate, f"× {effect_bound(bound)}") for bound in fit.effect_bounds]
 
 
 EFFECTS = "Factors by which a setting multiplies the time to failure, by the best fit"
@@ -282,7 +297,11 @@ def statuses(clock: ClockReport) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for fit in clock.fits:
         if not has_numbers(fit):
-            reasons.setdefault(fit.status_message or "no numbers", []).append(distribution_word(fit.distribution))
+            reason = fit.status_message or "no numbers"
+            if fit.HasField("failure_probability"):
+                by = with_unit(value_on_clock(fit.failure_probability_time, fit.clock), fit.clock)
+                reason = f"{reason} ({share_interval(fit.failure_probability)} had failed by {by})"
+            reasons.setdefault(reason, []).append(distribution_word(fit.distribution))
     return [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
 
 

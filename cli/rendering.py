@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 # Not rejected is no proof of robustness, so it is not green.
 _COLOURS = {"broken": "red", "not rejected": "blue", "undecided": "yellow"}
 _BAR_WIDTH = 40
-_COLUMNS_BY_WEIGHT = ("distribution", "AIC", "median", "E[T]", "restricted mean", "scale σ", "BIC", "log L")
+_COLUMNS_BY_WEIGHT = ("distribution", "AIC", "median", "E[T]", "restricted mean", "weight", "scale σ", "BIC", "log L")
 """The columns of the fits in the order in which a narrow terminal gets them."""
 
 
@@ -162,7 +162,7 @@ def _fits(rows: Sequence[Sequence[str]], columns: int) -> str:
     """The fits one below the other, without the columns that are too much for the width; report.html has them all."""
     for kept in range(len(_COLUMNS_BY_WEIGHT), 1, -1):
         chosen = [i for i, name in enumerate(FIT_COLUMNS) if name in _COLUMNS_BY_WEIGHT[:kept]]
-        right = [place for place, i in enumerate(chosen) if 1 <= i <= 4]
+        right = [place for place, i in enumerate(chosen) if 1 <= i <= 5]
         shown = table([FIT_COLUMNS[i] for i in chosen], [[row[i] for i in chosen] for row in rows], right=right)
         if _fits_into(shown, columns):
             break

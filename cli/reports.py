@@ -12,23 +12,15 @@ import click
 from cli.commands import StrictCommand
 from cli.errors import Misuse, Problem
 from cli.file_reports import FileOptions, file_options, report_on_file
-from cli.options import attack_address, clock_option, level, report_options, survival_address
+from cli.options import attack_address, clock_option, distribution_option, level, report_options, survival_address
 
 if TYPE_CHECKING:
-    from afr.survival.v1.survival_service_pb2 import Report, ReportOptions
-
-DISTRIBUTION_NAMES = ("weibull", "log-normal", "log-logistic", "exponential")
+    from afr.survival.v1.survival_service_pb2 import Distribution, Report, ReportOptions
 
 
 @click.command(cls=StrictCommand)
 @click.argument("job_ids", metavar="[JOB...]", nargs=-1)
-@click.option(
-    "--distribution",
-    "distributions",
-    type=click.Choice(DISTRIBUTION_NAMES),
-    multiple=True,
-    help="A distribution to fit; may be given several times.  [default: weibull, log-normal, log-logistic]",
-)
+@distribution_option("weibull, log-normal, log-logistic")
 @click.option("--confidence-level", type=level, metavar="SHARE", help="The level of the intervals.  [default: 0.95]")
 @file_options
 @clock_option("queries", "seconds", "distance")
@@ -36,8 +28,9 @@ DISTRIBUTION_NAMES = ("weibull", "log-normal", "log-logistic", "exponential")
 @survival_address
 @attack_address
 def report(
-    job_ids: tuple[str, ...], outcomes: Path | None, distributions: tuple[str, ...], confidence_level: float | None,
-    clock: str, price_usd_per_hour: float | None, output: Path, output_format: str, quiet: bool, survival_address: str,
+    job_ids: tuple[str, ...], outcomes: Path | None, distributions: tuple[Distribution.ValueType, ...],
+    confidence_level: float | None, clock: str, price_usd_per_hour: float | None, output: Path, output_format: str,
+    quiet: bool, survival_address: str,
     attack_address: str, **of_file: Any,
 ) -> None:  # fmt: skip
     """Report on one or more jobs together, or on a file of outcomes.
@@ -60,8 +53,6 @@ def report(
       afrctl report --outcomes afr-report/outcomes.csv --training-seconds 89 --training-samples 1437 --output again
       afrctl report --outcomes published.csv --column sample_count=n --column group=attack --covariate depth
     """
-    from afr.survival.v1.survival_service_pb2 import Distribution
-
     from cli.evaluate import make_options
     from cli.files import output_folder
     from cli.publishing import publish
@@ -73,9 +64,7 @@ def report(
     if outcomes is None and said.given:
         raise Misuse(f"{said.given[0]} has no effect on jobs, only on a file: leave it out, or give --outcomes FILE")
     options = make_options(clock, price_usd_per_hour)
-    options.distributions.extend(
-        Distribution.Value(f"DISTRIBUTION_{name.upper().replace('-', '_')}") for name in dict.fromkeys(distributions)
-    )
+    options.distributions.extend(distributions)
     if confidence_level is not None:
         options.confidence_level = confidence_level
     with output_folder(output) as folder:
