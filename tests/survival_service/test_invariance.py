@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from survival_service.distributions import Distribution
 from survival_service.estimates import Estimate
-from survival_service.fitting import Fit, described, fit
+from survival_service.fitting import Fit, Status, described, fit
 from survival_service.observations import FloatArray, Observations
 
 inf = math.inf
@@ -142,25 +142,64 @@ def test_the_unit_of_time_moves_the_intercept_by_its_logarithm_and_nothing_else(
     assert again == pytest.approx(gap, abs=1e-8)
 
 
-@pytest.mark.parametrize("distribution", [Distribution.GENERALIZED_GAMMA, Distribution.GAMMA], ids=lambda d: d.name)
-@pytest.mark.parametrize("change", ["unit", "order", "weight"])
-def test_a_fit_with_a_shape_has_no_unit_and_no_order_and_counts_weights(
-    distribution: Distribution, change: str
-) -> None:
-    """The derivatives in the shape are differences, so that its maximum is found to fewer digits."""
-    data, unit = rows("mixed"), 1.0
-    count = np.random.default_rng(7).integers(1, 5, size=data.lower.size)
+CHANGES = pytest.mark.parametrize("change", ["unit", "order", "weight"])
+
+
+def changed(data: Observations, change: str) -> tuple[Observations, Observations, float]:
+    """Data, the same told otherwise, and the unit of time of the latter."""
     if change == "unit":
-        unit = 1e-12
-        other = fit(with_time(data, unit), distribution)
-    elif change == "order":
-        other = fit(taken(data, np.random.default_rng(3).permutation(data.lower.size)), distribution)
-    else:
-        data = replace(data, weight=count.astype(float))
-        other = fit(
-            taken(replace(data, weight=np.ones(count.size)), np.repeat(np.arange(count.size), count)), distribution
-        )
-    one = fit(data, distribution)
+        return data, with_time(data, 1e-12), 1e-12
+    if change == "order":
+        return data, taken(data, np.random.default_rng(3).permutation(data.lower.size)), 1.0
+    count = np.random.default_rng(7).integers(1, 5, size=data.lower.size)
+    return replace(data, weight=count.astype(float)), taken(data, np.repeat(np.arange(count.size), count)), 1.0
+
+
+@of_each
+@CHANGES
+def test_profile_intervals_of_few_failures_do_not_change(distribution: Distribution, change: str) -> None:
+    """Ten to thirty failures, so that the intervals of the median and of effects are those of the profile."""
+    data = rows("right")
+    limit = float(np.sort(data.lower)[12])
+    data = replace(data, lower=np.minimum(data.lower, limit), upper=np.where(data.lower <= limit, data.upper, inf))
+    data = data.with_columns([2])
+    before, after, unit = changed(data, change)
+    one, other = found(before, distribution), found(after, distribution)
+    assert_same(one, other, unit=unit)
+    assert_same_time(one.coefficients[1].time_ratio, other.coefficients[1].time_ratio, 1.0)
+    median = one.median
+    assert median.value is not None
+    assert median.lower is not None
+    assert median.upper is not None
+    if one.failure_count < 30:  # lopsided on the log scale, as an interval of so many standard errors is not
+        assert abs(math.log(median.upper * median.lower / median.value**2)) > 0.01
+
+
+@of_each
+@CHANGES
+def test_bounds_of_a_group_without_failures_do_not_change(distribution: Distribution, change: str) -> None:
+    data = rows("interval")
+    spared = LEVEL == 1
+    data = replace(data, lower=np.where(spared, 8.0, data.lower), upper=np.where(spared, inf, data.upper))
+    before, after, unit = changed(data, change)
+    one, other = fit(before, distribution), fit(after, distribution)
+    assert one.status is other.status is Status.GROUP_WITHOUT_FAILURE
+    (bound,), (again,) = one.effect_bounds, other.effect_bounds
+    assert (bound.covariate, bound.upper, again.covariate, again.upper) == ("b", None, "b", None)
+    assert bound.lower is not None
+    assert bound.lower > 0
+    assert again.lower == pytest.approx(bound.lower, rel=1e-4)
+    assert_same_time(one.median, other.median, unit)
+    assert [c.covariate for c in one.coefficients] == ["intercept", "c", "x"]
+    np.testing.assert_allclose(estimates(other)[1:], estimates(one)[1:], rtol=1e-6)
+
+
+@pytest.mark.parametrize("distribution", [Distribution.GENERALIZED_GAMMA, Distribution.GAMMA], ids=lambda d: d.name)
+@CHANGES
+def test_a_fit_with_a_shape_does_not_change(distribution: Distribution, change: str) -> None:
+    """The derivatives in the shape are differences, so that its maximum is found to fewer digits."""
+    before, after, unit = changed(rows("mixed"), change)
+    one, other = fit(before, distribution), fit(after, distribution)
     assert one.shape is not None
     assert other.shape == pytest.approx(one.shape, abs=1e-5)
     assert other.scale == pytest.approx(one.scale, rel=1e-5)

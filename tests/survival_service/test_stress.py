@@ -238,6 +238,22 @@ def test_all_fits_of_the_stress_set_are_at_their_best_optimum(row_log_likelihood
     assert {seed: by for seed, by in short.items() if by > SHORT} == {}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=lambda d: d.name.lower())
+def test_a_search_that_begins_in_every_sixth_row_ends_at_the_best_optimum_of_all(distribution: Distribution) -> None:
+    """A covariate of 36 000 rows repeats with period 6, so it is constant in the sample that the search begins in."""
+    generator = np.random.default_rng(1)
+    n = 36_000
+    turn = np.arange(n) % 6
+    x = np.column_stack([(turn == 1).astype(float), turn.astype(float), 1e-4 * generator.normal(size=n)])
+    check = np.ceil(10 * np.exp(x @ np.array([0.5, -0.2, 3e3]) + 0.6 * epsilon(distribution, generator, n)))
+    data = Observations(np.minimum(check - 1, 20), np.where(check <= 20, check, inf), np.ones(n), x, ("a", "b", "c"))
+    found, reference = fit(data, distribution), Independent(data, distribution)
+    delta, gamma = reference.standardised(found)
+    here = np.append(delta, math.log(gamma))
+    assert reference.best([np.zeros(here.size), here + 0.1]) - reference(delta, gamma)[0] < SHORT
+
+
 @pytest.mark.parametrize("seed", [754, 2721, 2934, 3230])
 def test_data_of_the_same_kind_without_a_maximum_get_a_status(seed: int) -> None:
     """Of the first 4 000 sets these four have none: in one level of a covariate nobody is known to have lived at all.
