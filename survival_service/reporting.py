@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from survival_service.contrasts import effect_report
+from survival_service.criteria import averaged
 from survival_service.cure import CureFit, cure_fits
 from survival_service.distances import distances, no_distance
 from survival_service.distributions import Distribution
@@ -36,6 +37,7 @@ from survival_service.observations import Clock, IntArray, Observations, Outcome
 from survival_service.outcome_table import OutcomeTable
 from survival_service.pooling import pooled
 from survival_service.scoring import Conclusion, Score, Spending, benign_rate, images, paper_rate, score, spending
+from survival_service.sequential import Stopping
 from survival_service.wording import summary
 
 DEFAULT_DISTRIBUTIONS = (Distribution.WEIBULL, Distribution.LOG_NORMAL, Distribution.LOG_LOGISTIC)
@@ -162,6 +164,7 @@ class Report:
     experiment_groups: tuple[ExperimentGroup, ...] = ()
     effect_report: EffectReport | None = None
     distance_norm: str = ""
+    stopping: Stopping | None = None
     report_id: str = ""
     create_time: datetime | None = None
 
@@ -176,6 +179,7 @@ class ReportProgress:
     misclassified_count: int
     in_flight_count: int
     provisional_fits: tuple[Fit, ...] = ()
+    stopping: Stopping | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,6 +348,8 @@ def _clock_report(
         conclusion=scored.conclusion,
         paper_rate=paper_rate(best.expected, spent, price_ratio=prices) if best else None,
         benign_rate=benign_rate(outcomes, level, price_ratio=prices) if clock is Clock.SECONDS else None,
+        averaged_median=averaged(fits, "median", level),
+        averaged_restricted_mean=averaged(fits, "restricted_mean", level),
         cure_fits=cure_fits(rows, fits, level=level),
         hurdle_restricted_mean=hurdle_restricted_mean(
             best.restricted_mean,

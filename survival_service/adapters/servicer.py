@@ -152,7 +152,7 @@ class SurvivalServicer(pb_grpc.SurvivalServiceServicer):
     async def PlanSamples(  # noqa: N802
         self, request: pb.PlanSamplesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.PlanSamplesResponse:
-        distribution = wire.planned_distribution(request)
+        distribution, comparison = wire.planned_distribution(request), wire.comparison(request)
         plan = await self._work(
             lambda: plan_samples(
                 distribution,
@@ -161,6 +161,7 @@ class SurvivalServicer(pb_grpc.SurvivalServiceServicer):
                 check_count=request.check_count,
                 interval_factor=request.interval_factor,
                 level=request.confidence_level or DEFAULT_LEVEL,
+                comparison=comparison,
             )
         )
         return wire.plan(plan)

@@ -31,7 +31,7 @@ from survival_service.experiments import ExperimentGroup, Experiments
 from survival_service.fits import Coefficient, EffectBound, Fit
 from survival_service.jobs import JobFacts
 from survival_service.observations import Clock, InFlightColumns, Observations, OutcomeColumns
-from survival_service.planning import SamplePlan
+from survival_service.planning import DEFAULT_POWER, Comparison, ComparisonPlan, SamplePlan
 from survival_service.reporting import (
     DEFAULT_DISTRIBUTIONS,
     ClockReport,
@@ -42,6 +42,7 @@ from survival_service.reporting import (
     ReportOptions,
     ReportProgress,
 )
+from survival_service.sequential import Look, Monitor, Quantity, Stopping
 
 MESSAGES: Mapping[type[Any], type[Message]] = {
     Estimate: pb.Estimate,
@@ -61,6 +62,9 @@ MESSAGES: Mapping[type[Any], type[Message]] = {
     ReportProgress: pb.ReportProgress,
     ObservationFits: pb.FitOutcomesResponse,
     SamplePlan: pb.PlanSamplesResponse,
+    ComparisonPlan: pb.ComparisonPlan,
+    Look: pb.Look,
+    Stopping: pb.Stopping,
 }
 
 _EXPERIMENT_COLUMNS = (
@@ -342,6 +346,44 @@ def planned_distribution(request: pb.PlanSamplesRequest) -> Distribution:
         known = ", ".join(_word(one) for one in Distribution if not one.with_shape)
         raise InvalidRequest("distribution", f"{_word(distribution)} cannot be planned for; name one of {known}")
     return distribution
+
+
+def comparison(request: pb.PlanSamplesRequest) -> Comparison | None:
+    """The two models to tell apart, with the defaults of what is left out. Raises `InvalidRequest`."""
+    if not request.HasField("comparison"):
+        return None
+    given = request.comparison
+    return Comparison(given.time_ratio, given.power or DEFAULT_POWER, given.allocation_ratio or 1.0)
+
+
+def monitor(request: pb.CreateReportRequest, options: ReportOptions) -> Monitor | None:
+    """What watches the running job, if the request wants that. Raises `InvalidRequest`."""
+    if not request.HasField("precision"):
+        return None
+    given = request.precision
+    if len(set(request.attack_job_ids)) > 1:
+        raise InvalidRequest(
+            "precision",
+            f"{len(set(request.attack_job_ids))} jobs cannot be stopped at one precision, since each look is at one "
+            "job; name one job, or leave precision out",
+        )
+    if options.clock not in (Clock.QUERIES, Clock.SECONDS):
+        raise InvalidRequest("precision", "precision needs the clock of queries or of seconds")
+    wanted = (
+        Quantity.MEDIAN if not given.quantity else _known(Quantity, given.quantity, "quantity", pb.Quantity.Name)
+    )
+    if wanted is Quantity.RESTRICTED_MEAN and options.clock is not Clock.QUERIES:
+        raise InvalidRequest(
+            "precision.quantity",
+            "the restricted mean needs a budget that all samples share, and in seconds each has its own; take the "
+            "clock of queries, or the median",
+        )
+    return Monitor(
+        given.interval_factor,
+        wanted,
+        options.confidence_level,
+        tuple(from_proto(look, Look) for look in given.earlier_looks),
+    )
 
 
 def attack_job_ids(request: pb.CreateReportRequest, most: int) -> tuple[str, ...]:

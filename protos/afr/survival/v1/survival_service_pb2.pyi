@@ -134,6 +134,42 @@ CONCLUSION_UNDECIDED: Conclusion.ValueType  # 3
 """The interval straddles 1, or there was no failure to count."""
 Global___Conclusion: _TypeAlias = Conclusion  # noqa: Y015
 
+class _Quantity:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _QuantityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Quantity.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    QUANTITY_UNSPECIFIED: _Quantity.ValueType  # 0
+    """No quantity chosen."""
+    QUANTITY_MEDIAN: _Quantity.ValueType  # 1
+    """The median time to failure, from the curve of Kaplan and Meier, with straight
+    lines between checks. No distribution is assumed.
+    """
+    QUANTITY_RESTRICTED_MEAN: _Quantity.ValueType  # 2
+    """The mean time to failure restricted to the attack's budget, from the same curve.
+    On the queries clock only.
+    """
+    QUANTITY_FAILURE_SHARE: _Quantity.ValueType  # 3
+    """The share that fails within the attack's budget, from the same curve."""
+
+class Quantity(_Quantity, metaclass=_QuantityEnumTypeWrapper):
+    """What an interval is wanted for. New values may be added."""
+
+QUANTITY_UNSPECIFIED: Quantity.ValueType  # 0
+"""No quantity chosen."""
+QUANTITY_MEDIAN: Quantity.ValueType  # 1
+"""The median time to failure, from the curve of Kaplan and Meier, with straight
+lines between checks. No distribution is assumed.
+"""
+QUANTITY_RESTRICTED_MEAN: Quantity.ValueType  # 2
+"""The mean time to failure restricted to the attack's budget, from the same curve.
+On the queries clock only.
+"""
+QUANTITY_FAILURE_SHARE: Quantity.ValueType  # 3
+"""The share that fails within the attack's budget, from the same curve."""
+Global___Quantity: _TypeAlias = Quantity  # noqa: Y015
+
 @_typing.final
 class Estimate(_message.Message):
     """A number with its interval."""
@@ -940,6 +976,7 @@ class Report(_message.Message):
     EXPERIMENT_GROUPS_FIELD_NUMBER: _builtins.int
     EFFECT_REPORT_FIELD_NUMBER: _builtins.int
     DISTANCE_NORM_FIELD_NUMBER: _builtins.int
+    STOPPING_FIELD_NUMBER: _builtins.int
     report_id: _builtins.str
     """The identifier of the report, assigned by the server."""
     sample_count: _builtins.int
@@ -1017,6 +1054,10 @@ class Report(_message.Message):
         failure; absent if nothing does.
         """
 
+    @_builtins.property
+    def stopping(self) -> Global___Stopping:
+        """What was decided about stopping early, if the request had a `precision`."""
+
     def __init__(
         self,
         *,
@@ -1041,10 +1082,11 @@ class Report(_message.Message):
         experiment_groups: _abc.Iterable[Global___ExperimentGroup] | None = ...,
         effect_report: Global___EffectReport | None = ...,
         distance_norm: _builtins.str = ...,
+        stopping: Global___Stopping | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adversarial_accuracy", b"adversarial_accuracy", "clean_accuracy", b"clean_accuracy", "costs", b"costs", "create_time", b"create_time", "effect_report", b"effect_report", "failure_share", b"failure_share"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adversarial_accuracy", b"adversarial_accuracy", "clean_accuracy", b"clean_accuracy", "costs", b"costs", "create_time", b"create_time", "effect_report", b"effect_report", "failure_share", b"failure_share", "stopping", b"stopping"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adversarial_accuracy", b"adversarial_accuracy", "attack_job_ids", b"attack_job_ids", "clean_accuracy", b"clean_accuracy", "clock_reports", b"clock_reports", "conclusion", b"conclusion", "confidence_level", b"confidence_level", "costs", b"costs", "create_time", b"create_time", "distance_norm", b"distance_norm", "effect_report", b"effect_report", "experiment_groups", b"experiment_groups", "failed_count", b"failed_count", "failure_share", b"failure_share", "jobs", b"jobs", "limitations", b"limitations", "misclassified_count", b"misclassified_count", "partial", b"partial", "report_id", b"report_id", "sample_count", b"sample_count", "summary", b"summary", "survived_count", b"survived_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adversarial_accuracy", b"adversarial_accuracy", "attack_job_ids", b"attack_job_ids", "clean_accuracy", b"clean_accuracy", "clock_reports", b"clock_reports", "conclusion", b"conclusion", "confidence_level", b"confidence_level", "costs", b"costs", "create_time", b"create_time", "distance_norm", b"distance_norm", "effect_report", b"effect_report", "experiment_groups", b"experiment_groups", "failed_count", b"failed_count", "failure_share", b"failure_share", "jobs", b"jobs", "limitations", b"limitations", "misclassified_count", b"misclassified_count", "partial", b"partial", "report_id", b"report_id", "sample_count", b"sample_count", "stopping", b"stopping", "summary", b"summary", "survived_count", b"survived_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1600,6 +1642,7 @@ class CreateReportRequest(_message.Message):
 
     ATTACK_JOB_IDS_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def attack_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The attack jobs to fit together. At least one."""
@@ -1608,19 +1651,196 @@ class CreateReportRequest(_message.Message):
     def options(self) -> Global___ReportOptions:
         """What the report is made with."""
 
+    @_builtins.property
+    def precision(self) -> Global___Precision:
+        """When a running job has told enough; absent if it is to run to its end. Needs
+        exactly one job, and the queries or the seconds clock.
+
+        The survival service looks and says so in `ReportProgress.stopping`; it stops
+        nothing. The client cancels the job with `AttackService.CancelAttackJob` as soon
+        as `Stopping.met` is true, and goes on reading until the report comes.
+        """
+
     def __init__(
         self,
         *,
         attack_job_ids: _abc.Iterable[_builtins.str] | None = ...,
         options: Global___ReportOptions | None = ...,
+        precision: Global___Precision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "precision", b"precision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack_job_ids", b"attack_job_ids", "options", b"options"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack_job_ids", b"attack_job_ids", "options", b"options", "precision", b"precision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateReportRequest: _TypeAlias = CreateReportRequest  # noqa: Y015
+
+@_typing.final
+class Precision(_message.Message):
+    """How precisely a quantity is to be known before a job may stop."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTERVAL_FACTOR_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    EARLIER_LOOKS_FIELD_NUMBER: _builtins.int
+    interval_factor: _builtins.float
+    """The wanted interval as a factor above 1: 1.2 means from 1/1.2 to 1.2 times the
+    estimate. Required.
+    """
+    quantity: Global___Quantity.ValueType
+    """What is to be known. If unspecified, the median."""
+    @_builtins.property
+    def earlier_looks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Look]:
+        """The looks that an earlier call has streamed, if this one goes on in its place.
+        What they spent must not be spent again.
+        """
+
+    def __init__(
+        self,
+        *,
+        interval_factor: _builtins.float = ...,
+        quantity: Global___Quantity.ValueType = ...,
+        earlier_looks: _abc.Iterable[Global___Look] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["earlier_looks", b"earlier_looks", "interval_factor", b"interval_factor", "quantity", b"quantity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Precision: _TypeAlias = Precision  # noqa: Y015
+
+@_typing.final
+class Look(_message.Message):
+    """One look at a running job. The intervals of all looks hold together with the
+    level of the report.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAILURE_COUNT_FIELD_NUMBER: _builtins.int
+    SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    INFORMATION_FRACTION_FIELD_NUMBER: _builtins.int
+    SPENT_ERROR_FIELD_NUMBER: _builtins.int
+    CRITICAL_VALUE_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
+    INTERVAL_FACTOR_FIELD_NUMBER: _builtins.int
+    INFORMATION_FIELD_NUMBER: _builtins.int
+    failure_count: _builtins.int
+    """Samples that had failed."""
+    sample_count: _builtins.int
+    """Samples at risk, those in flight included."""
+    information_fraction: _builtins.float
+    """The information that this look had, as a share of what is surely enough, in
+    (0, 1].
+    """
+    spent_error: _builtins.float
+    """The error spent by this look and those before it, at most one less the level."""
+    critical_value: _builtins.float
+    """How many standard errors the interval reaches to either side."""
+    interval_factor: _builtins.float
+    """The root of the upper over the lower end: an interval from 1/`interval_factor`
+    to `interval_factor` times the estimate. May be infinite.
+    """
+    information: _builtins.float
+    """One over the variance of what was tested, up to a factor: how it grows from look
+    to look decides the critical values.
+    """
+    @_builtins.property
+    def estimate(self) -> Global___Estimate:
+        """The quantity, with its interval at this look."""
+
+    def __init__(
+        self,
+        *,
+        failure_count: _builtins.int = ...,
+        sample_count: _builtins.int = ...,
+        information_fraction: _builtins.float = ...,
+        spent_error: _builtins.float = ...,
+        critical_value: _builtins.float = ...,
+        estimate: Global___Estimate | None = ...,
+        interval_factor: _builtins.float = ...,
+        information: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["critical_value", b"critical_value", "estimate", b"estimate", "failure_count", b"failure_count", "information", b"information", "information_fraction", b"information_fraction", "interval_factor", b"interval_factor", "sample_count", b"sample_count", "spent_error", b"spent_error"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Look: _TypeAlias = Look  # noqa: Y015
+
+@_typing.final
+class Stopping(_message.Message):
+    """What was decided about stopping a job early."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    INTERVAL_FACTOR_FIELD_NUMBER: _builtins.int
+    MET_FIELD_NUMBER: _builtins.int
+    LOOKS_FIELD_NUMBER: _builtins.int
+    NEXT_FAILURE_COUNT_FIELD_NUMBER: _builtins.int
+    SAVED_SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    SAVED_QUERY_COUNT_FIELD_NUMBER: _builtins.int
+    SAVED_SECONDS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    quantity: Global___Quantity.ValueType
+    """What was to be known."""
+    interval_factor: _builtins.float
+    """The wanted interval as a factor."""
+    met: _builtins.bool
+    """Whether the interval of the last look is as narrow as wanted."""
+    next_failure_count: _builtins.int
+    """The failures at which the next look is due; 0 if there is none to come."""
+    saved_sample_count: _builtins.int
+    """Samples of the job that were never attacked. Absent while the job runs."""
+    saved_query_count: _builtins.float
+    """Queries that the whole job would have taken beyond those spent, estimated: each
+    sample not attacked would have spent the restricted mean, and those under attack
+    would have gone on likewise. Absent while the job runs.
+    """
+    saved_seconds: _builtins.float
+    """Device seconds that the whole job would have taken, estimated likewise."""
+    message: _builtins.str
+    """What was decided, in a sentence."""
+    @_builtins.property
+    def looks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Look]:
+        """The looks so far, in their order."""
+
+    def __init__(
+        self,
+        *,
+        quantity: Global___Quantity.ValueType = ...,
+        interval_factor: _builtins.float = ...,
+        met: _builtins.bool = ...,
+        looks: _abc.Iterable[Global___Look] | None = ...,
+        next_failure_count: _builtins.int = ...,
+        saved_sample_count: _builtins.int | None = ...,
+        saved_query_count: _builtins.float | None = ...,
+        saved_seconds: _builtins.float | None = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_saved_query_count", b"_saved_query_count", "_saved_sample_count", b"_saved_sample_count", "_saved_seconds", b"_saved_seconds", "saved_query_count", b"saved_query_count", "saved_sample_count", b"saved_sample_count", "saved_seconds", b"saved_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_saved_query_count", b"_saved_query_count", "_saved_sample_count", b"_saved_sample_count", "_saved_seconds", b"_saved_seconds", "interval_factor", b"interval_factor", "looks", b"looks", "message", b"message", "met", b"met", "next_failure_count", b"next_failure_count", "quantity", b"quantity", "saved_query_count", b"saved_query_count", "saved_sample_count", b"saved_sample_count", "saved_seconds", b"saved_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__saved_query_count: _TypeAlias = _typing.Literal["saved_query_count"]  # noqa: Y015
+    _WhichOneofArgType__saved_query_count: _TypeAlias = _typing.Literal["_saved_query_count", b"_saved_query_count"]  # noqa: Y015
+    _WhichOneofReturnType__saved_sample_count: _TypeAlias = _typing.Literal["saved_sample_count"]  # noqa: Y015
+    _WhichOneofArgType__saved_sample_count: _TypeAlias = _typing.Literal["_saved_sample_count", b"_saved_sample_count"]  # noqa: Y015
+    _WhichOneofReturnType__saved_seconds: _TypeAlias = _typing.Literal["saved_seconds"]  # noqa: Y015
+    _WhichOneofArgType__saved_seconds: _TypeAlias = _typing.Literal["_saved_seconds", b"_saved_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__saved_query_count) -> _WhichOneofReturnType__saved_query_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__saved_sample_count) -> _WhichOneofReturnType__saved_sample_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__saved_seconds) -> _WhichOneofReturnType__saved_seconds | None: ...
+
+Global___Stopping: _TypeAlias = Stopping  # noqa: Y015
 
 @_typing.final
 class CreateReportResponse(_message.Message):
@@ -1666,6 +1886,7 @@ class ReportProgress(_message.Message):
     MISCLASSIFIED_COUNT_FIELD_NUMBER: _builtins.int
     IN_FLIGHT_COUNT_FIELD_NUMBER: _builtins.int
     PROVISIONAL_FITS_FIELD_NUMBER: _builtins.int
+    STOPPING_FIELD_NUMBER: _builtins.int
     outcome_count: _builtins.int
     """Outcomes received so far."""
     failed_count: _builtins.int
@@ -1680,6 +1901,12 @@ class ReportProgress(_message.Message):
     def provisional_fits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fit]:
         """Fits to what has arrived so far, on the requested clock."""
 
+    @_builtins.property
+    def stopping(self) -> Global___Stopping:
+        """Where the looks stand, if the request has a `precision`. The client cancels the
+        job once it is `met`.
+        """
+
     def __init__(
         self,
         *,
@@ -1689,10 +1916,11 @@ class ReportProgress(_message.Message):
         misclassified_count: _builtins.int = ...,
         in_flight_count: _builtins.int = ...,
         provisional_fits: _abc.Iterable[Global___Fit] | None = ...,
+        stopping: Global___Stopping | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stopping", b"stopping"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed_count", b"failed_count", "in_flight_count", b"in_flight_count", "misclassified_count", b"misclassified_count", "outcome_count", b"outcome_count", "provisional_fits", b"provisional_fits", "survived_count", b"survived_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed_count", b"failed_count", "in_flight_count", b"in_flight_count", "misclassified_count", b"misclassified_count", "outcome_count", b"outcome_count", "provisional_fits", b"provisional_fits", "stopping", b"stopping", "survived_count", b"survived_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2146,6 +2374,7 @@ class PlanSamplesRequest(_message.Message):
     CHECK_COUNT_FIELD_NUMBER: _builtins.int
     INTERVAL_FACTOR_FIELD_NUMBER: _builtins.int
     CONFIDENCE_LEVEL_FIELD_NUMBER: _builtins.int
+    COMPARISON_FIELD_NUMBER: _builtins.int
     distribution: Global___Distribution.ValueType
     """The distribution assumed. Required."""
     scale: _builtins.float
@@ -2159,7 +2388,11 @@ class PlanSamplesRequest(_message.Message):
     estimate. Required.
     """
     confidence_level: _builtins.float
-    """The level of the interval, in (0, 1). If zero, 0.95."""
+    """The level of the interval and of the test, in (0, 1). If zero, 0.95."""
+    @_builtins.property
+    def comparison(self) -> Global___Comparison:
+        """Two models to tell apart; absent if only precision is asked for."""
+
     def __init__(
         self,
         *,
@@ -2169,14 +2402,47 @@ class PlanSamplesRequest(_message.Message):
         check_count: _builtins.int = ...,
         interval_factor: _builtins.float = ...,
         confidence_level: _builtins.float = ...,
+        comparison: Global___Comparison | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["comparison", b"comparison"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["check_count", b"check_count", "confidence_level", b"confidence_level", "distribution", b"distribution", "failure_share", b"failure_share", "interval_factor", b"interval_factor", "scale", b"scale"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check_count", b"check_count", "comparison", b"comparison", "confidence_level", b"confidence_level", "distribution", b"distribution", "failure_share", b"failure_share", "interval_factor", b"interval_factor", "scale", b"scale"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlanSamplesRequest: _TypeAlias = PlanSamplesRequest  # noqa: Y015
+
+@_typing.final
+class Comparison(_message.Message):
+    """Two models to tell apart by how long their samples survive."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_RATIO_FIELD_NUMBER: _builtins.int
+    POWER_FIELD_NUMBER: _builtins.int
+    ALLOCATION_RATIO_FIELD_NUMBER: _builtins.int
+    time_ratio: _builtins.float
+    """How many times as long samples of the second model survive, above 0 and not 1.
+    Required.
+    """
+    power: _builtins.float
+    """The wanted probability of noticing it, in (0, 1). If zero, 0.8."""
+    allocation_ratio: _builtins.float
+    """Samples of the second model for each sample of the first, above 0. If zero, 1."""
+    def __init__(
+        self,
+        *,
+        time_ratio: _builtins.float = ...,
+        power: _builtins.float = ...,
+        allocation_ratio: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation_ratio", b"allocation_ratio", "power", b"power", "time_ratio", b"time_ratio"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
 
 @_typing.final
 class PlanSamplesResponse(_message.Message):
@@ -2187,25 +2453,84 @@ class PlanSamplesResponse(_message.Message):
     MEDIAN_SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
     EXPECTED_SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
     FAILURE_SHARE_SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    CONTINUOUS_MEDIAN_SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    COMPARISON_FIELD_NUMBER: _builtins.int
     median_sample_count: _builtins.int
     """Samples at risk needed for the median."""
     expected_sample_count: _builtins.int
     """Samples at risk needed for the expected time; absent if it is infinite."""
     failure_share_sample_count: _builtins.int
     """Samples needed for the failure share alone, to within the same factor."""
+    continuous_median_sample_count: _builtins.int
+    """Samples at risk that the median would need if every time to failure within the
+    budget were known exactly: how much the checks cost.
+    """
+    @_builtins.property
+    def comparison(self) -> Global___ComparisonPlan:
+        """What telling the two models apart needs; absent if it was not asked for."""
+
     def __init__(
         self,
         *,
         median_sample_count: _builtins.int = ...,
         expected_sample_count: _builtins.int | None = ...,
         failure_share_sample_count: _builtins.int = ...,
+        continuous_median_sample_count: _builtins.int = ...,
+        comparison: Global___ComparisonPlan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_sample_count", b"_expected_sample_count", "expected_sample_count", b"expected_sample_count"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_sample_count", b"_expected_sample_count", "comparison", b"comparison", "expected_sample_count", b"expected_sample_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_sample_count", b"_expected_sample_count", "expected_sample_count", b"expected_sample_count", "failure_share_sample_count", b"failure_share_sample_count", "median_sample_count", b"median_sample_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_sample_count", b"_expected_sample_count", "comparison", b"comparison", "continuous_median_sample_count", b"continuous_median_sample_count", "expected_sample_count", b"expected_sample_count", "failure_share_sample_count", b"failure_share_sample_count", "median_sample_count", b"median_sample_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_sample_count: _TypeAlias = _typing.Literal["expected_sample_count"]  # noqa: Y015
     _WhichOneofArgType__expected_sample_count: _TypeAlias = _typing.Literal["_expected_sample_count", b"_expected_sample_count"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_sample_count) -> _WhichOneofReturnType__expected_sample_count | None: ...
 
 Global___PlanSamplesResponse: _TypeAlias = PlanSamplesResponse  # noqa: Y015
+
+@_typing.final
+class ComparisonPlan(_message.Message):
+    """Samples at risk that tell two models apart."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    SECOND_SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    FIRST_FAILURE_SHARE_SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    SECOND_FAILURE_SHARE_SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    SECOND_FAILURE_SHARE_FIELD_NUMBER: _builtins.int
+    first_sample_count: _builtins.int
+    """Samples of the first model, for a test of the time ratio in one fit of both."""
+    second_sample_count: _builtins.int
+    """Samples of the second model."""
+    first_failure_share_sample_count: _builtins.int
+    """Samples of the first model, for a test of the shares that fail within the
+    budget; absent if these shares do not differ.
+    """
+    second_failure_share_sample_count: _builtins.int
+    """Samples of the second model, for that test."""
+    second_failure_share: _builtins.float
+    """The share of the second model's samples that fail within the budget, in [0, 1]."""
+    def __init__(
+        self,
+        *,
+        first_sample_count: _builtins.int = ...,
+        second_sample_count: _builtins.int = ...,
+        first_failure_share_sample_count: _builtins.int | None = ...,
+        second_failure_share_sample_count: _builtins.int | None = ...,
+        second_failure_share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_failure_share_sample_count", b"_first_failure_share_sample_count", "_second_failure_share_sample_count", b"_second_failure_share_sample_count", "first_failure_share_sample_count", b"first_failure_share_sample_count", "second_failure_share_sample_count", b"second_failure_share_sample_count"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_failure_share_sample_count", b"_first_failure_share_sample_count", "_second_failure_share_sample_count", b"_second_failure_share_sample_count", "first_failure_share_sample_count", b"first_failure_share_sample_count", "first_sample_count", b"first_sample_count", "second_failure_share", b"second_failure_share", "second_failure_share_sample_count", b"second_failure_share_sample_count", "second_sample_count", b"second_sample_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__first_failure_share_sample_count: _TypeAlias = _typing.Literal["first_failure_share_sample_count"]  # noqa: Y015
+    _WhichOneofArgType__first_failure_share_sample_count: _TypeAlias = _typing.Literal["_first_failure_share_sample_count", b"_first_failure_share_sample_count"]  # noqa: Y015
+    _WhichOneofReturnType__second_failure_share_sample_count: _TypeAlias = _typing.Literal["second_failure_share_sample_count"]  # noqa: Y015
+    _WhichOneofArgType__second_failure_share_sample_count: _TypeAlias = _typing.Literal["_second_failure_share_sample_count", b"_second_failure_share_sample_count"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_failure_share_sample_count) -> _WhichOneofReturnType__first_failure_share_sample_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__second_failure_share_sample_count) -> _WhichOneofReturnType__second_failure_share_sample_count | None: ...
+
+Global___ComparisonPlan: _TypeAlias = ComparisonPlan  # noqa: Y015
