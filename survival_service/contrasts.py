@@ -91,22 +91,16 @@ def _sentence(effect: Effect) -> str:
         part = effect.queries if queries else effect.seconds_per_query
         what = "queries to failure" if queries else "seconds per query"
         return f"{subject}: {what} × {_with_interval(part)}{of_these}."
-    parts = {
-        "the queries that a failure takes": _shown(effect.queries),
-        "the seconds that a query takes": _shown(effect.seconds_per_query),
-    }
-    shown = [part for part, is_shown in parts.items() if is_shown]
-    if len(shown) == 2:
-        verdict = "both parts are shown to differ from 1"
-    elif shown:
-        (other,) = (part for part in parts if part not in shown)
-        verdict = f"the effect that shows is on {shown[0]}; none on {other} does"
-    else:
-        verdict = "neither part is shown to differ from 1"
+    verdict = {
+        (True, True): "robustness and latency are both shown to change",
+        (True, False): "only robustness is shown to change",
+        (False, True): "only latency is shown to change",
+        (False, False): "neither robustness nor latency is shown to change",
+    }[_shown(effect.queries), _shown(effect.seconds_per_query)]
     return (
-        f"{subject}: seconds to failure × {_with_interval(effect.total)}, made of queries "
-        f"× {_with_interval(effect.queries)} and seconds per query × {_with_interval(effect.seconds_per_query)}"
-        f"{of_these}; {verdict}."
+        f"{subject}: seconds to failure × {_with_interval(effect.total)}, made of queries (robustness) "
+        f"× {_with_interval(effect.queries)} and seconds per query (latency) "
+        f"× {_with_interval(effect.seconds_per_query)}{of_these}; {verdict}."
     )
 
 
