@@ -144,7 +144,7 @@ def test_workers_that_unpack_the_same_files_at_once_do_not_disturb_each_other(tm
         "assert len(load('mnist', image_size=28, data_root=Path(sys.argv[1])).train) == 20"
     )
     workers = [subprocess.Popen([sys.executable, "-c", program, tmp_path]) for _ in range(3)]
-    assert [worker.wait(60) for worker in workers] == [0, 0, 0]
+    assert [worker.wait(300) for worker in workers] == [0, 0, 0]
     assert not list(tmp_path.rglob("*.part"))
 
 

@@ -71,7 +71,7 @@ def test_a_terminated_worker_puts_its_job_back(service, wait_until) -> None:
     follower = service.follow(job_id)
     follower.wait_for_outcomes(5)
     worker.signal(signal.SIGTERM)
-    assert worker.wait(60) == 0
+    assert worker.wait(300) == 0
     client = service.client()
     assert client.llen(QUEUE) == 1
     assert client.hlen(UNACKED) == 0
@@ -88,7 +88,7 @@ def test_a_worker_that_is_stopped_as_soon_as_it_is_ready_ends_well(service) -> N
     workers = [service.start_worker() for _ in range(2)]
     for worker in workers:
         worker.signal(signal.SIGTERM)
-    assert [worker.wait(60) for worker in workers] == [0, 0]
+    assert [worker.wait(300) for worker in workers] == [0, 0]
     assert not any("Traceback" in worker.stderr for worker in workers)
 
 
@@ -97,7 +97,7 @@ def test_a_run_that_does_not_listen_is_stopped_by_force_and_put_back(service, wa
     job_id = service.create(seed=DEAF)
     wait_until(lambda: service.job(job_id).state == pb.AttackJob.STATE_RUNNING, 60)
     worker.signal(signal.SIGTERM)
-    assert worker.wait(60) == 0
+    assert worker.wait(300) == 0
     assert service.client().llen(QUEUE) == 1
 
 
@@ -173,7 +173,7 @@ def test_server_and_worker_end_without_redis(service) -> None:
     service.redis.kill()
     for process in (worker, service.server):
         process.signal(signal.SIGTERM)
-    assert [process.wait(60) for process in (worker, service.server)] == [0, 0]
+    assert [process.wait(300) for process in (worker, service.server)] == [0, 0]
     assert "Traceback" not in service.server.stderr
 
 
@@ -230,7 +230,7 @@ def test_nothing_of_a_worker_outlives_it(service, child_of, alive) -> None:
     worker = service.start_worker()
     child = child_of(worker.pid)
     worker.signal(signal.SIGTERM)
-    worker.wait(60)
+    worker.wait(300)
     assert not alive(child)
     assert subprocess.run(["pgrep", "-s", str(worker.pid)], capture_output=True).stdout == b""
 

@@ -463,7 +463,7 @@ def test_a_stopping_server_ends_streams_that_can_be_continued_elsewhere(
         follower.join(60)
         assert failure_of(ended.value).reason == "SERVER_STOPPING"
         assert caught[0].code is grpc.StatusCode.UNAVAILABLE
-        assert server.wait(60) == 0
+        assert server.wait(300) == 0
     ledger.record([make_outcome(2)], [], 0.5)
     ledger.finish(State.SUCCEEDED)
     other = start_process(
