@@ -7,16 +7,18 @@ One table, all in one run on the same trained model and the same samples (`throu
 - floor: for PGD, steps x one forward and one input-gradient backward evaluation of every sample; for the others, the
   evaluations that ours needed, in full passes of 64 rows; on our frozen model, and nothing else.
 - ours: by the path of a job, judged at every step, every sample's clocks kept, outcomes written to a ledger in memory.
-- job: the same with all that a job asks the model besides: whether it can be attacked at all, and every adversarial
-  image once more, to verify it.
+- job, in the fixed case: the same with all that a job asks the model besides: whether it can be attacked at all, and
+  every adversarial image once more, to verify it.
 - ART, torchattacks, Foolbox, adv-lib: as they come, on the model as it was trained and as a checkpoint is loaded (its
   weights require gradients, its batch norms are not folded, its memory format is torch's default), in batches of 64.
   What they find is judged alike. With `, frozen`, in the fixed case: the same on our frozen model.
 
 Figures are medians, over interleaved repeats, of CPU seconds of all threads (on a GPU of wall seconds); a ratio is
-the median of the repeats' ratios. Before them every way runs once to warm up and to be looked at: the samples that
-fail, the step of failure where it can be told from outside, the length of the change, the rows that went through the
-model.
+the median of the repeats' ratios. Where a library makes the same of a batch whatever comes before and after it, or
+takes one sample after the other, a repeat times it on a part of the samples, another one each time, and its seconds
+are scaled up to all of them; so are those of the floor of PGD. Before them every way runs once to warm up and to be
+looked at: the samples that fail, the step of failure where it can be told from outside, the length of the change, the
+rows that went through the model.
 
 The active steps of a sample are the passes through the model that it needs: the one of the clean sample, and one for
 every iterate up to its failure or to the end of its budget.
@@ -39,7 +41,6 @@ import platform
 import random
 import statistics
 import warnings
-from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
@@ -51,9 +52,10 @@ import torch
 from throughput.cases import CASES, Case
 from throughput.demands import FLOOR, JOB, OURS, Demand, Result, judge
 from throughput.ground import SLOTS, Ground, prepare
-from throughput.measuring import Findings, in_batches, interleave, watch
+from throughput.measuring import Attack, Findings, Laps, Way, divided, interleave, piecewise, timed, watch, whole
 from throughput.ours import Account, Ours, evaluations, gradient_passes, has_attack
 from throughput.peers import LIBRARIES
+from torch import Tensor
 
 from attack_service.devices import choose_device, device_name, exact_arithmetic
 
@@ -102,28 +104,32 @@ def main() -> None:
 
 
 def run(case: Case, ground: Ground, device: torch.device, *, repeats: int, quick: bool) -> Result:
-    """Warm every way up, look at what it does, and time them all."""
+    """Warm every way up, look at what it does, and time them all; for a `quick` look the first time is the only one."""
     case = case.shortened() if quick else case
     images, labels = case.samples(ground)
-    ways: dict[str, Callable[[], object]] = {}
+    pieces = divided(images, labels, case.piece_size)
+    looked, timed_count = pieces[: case.looked_count or None], case.timed_count or len(pieces)
+    ways: dict[str, Way] = {}
     findings: dict[str, Findings] = {}
     missing: dict[str, str] = {}
     account: Account | None = None
-    recording_share = 0.0
+    recording_share: float | None = None
+    looks: dict[str, float] = {}
     if case.full_floor:
-        ways[FLOOR] = gradient_passes(ground.frozen, images, labels, case.full_floor)
+        ways[FLOOR] = piecewise(gradient_passes(ground.frozen, int(case.settings["steps"])), pieces, timed_count)
     if has_attack(case.attack):
         ours = Ours(
             ground, images, labels, attack_name=case.attack, parameters=case.ours, norm=case.norm, device=device
         )
-        account = ours.watch()
+        account, looks[OURS] = timed(ours.watch, device)
         findings[OURS] = account.findings(to_the_end=case.to_the_end, epsilon=case.epsilon)
-        recording_share = statistics.median(ours.recording_share() for _ in range(repeats))
+        if case.name == "fixed" and not quick:
+            recording_share = statistics.median(ours.recording_share() for _ in range(repeats))
         if not case.full_floor:
-            ways[FLOOR] = evaluations(ground.frozen, images, labels, account.queries, account.gradients)
-        ways[OURS] = ours.run
-        if not quick:
-            ways[JOB] = ours.job
+            ways[FLOOR] = whole(evaluations(ground.frozen, images, labels, account.queries, account.gradients))
+        ways[OURS] = whole(ours.run)
+        if case.name == "fixed" and not quick:
+            ways[JOB] = whole(ours.job)
             ours.job()
     else:
         missing[OURS] = "not there yet"
@@ -140,19 +146,18 @@ def run(case: Case, ground: Ground, device: torch.device, *, repeats: int, quick
             missing[library] = case.left_out[library]
             continue
         steps = int(case.settings["steps"]) if case.steps_told else None
+        look = partial(watch, attack, ground.trained, looked, norm=case.norm, epsilon=case.epsilon, step_count=steps)
         seed()
-        findings[library] = watch(
-            attack, ground.trained, images, labels, norm=case.norm, epsilon=case.epsilon, step_count=steps
-        )
-        ways[library] = partial(seeded, partial(in_batches, attack, images, labels))
+        findings[library], looks[library] = timed(look, device)
+        ways[library] = piecewise(partial(seeded, attack), pieces, timed_count)
         if library in case.frozen_too and not quick:
             # Nothing of this is judged: it tells the speed of the attack from that of the form of the model.
             alike = build(ground.frozen, case.attack, case.settings)
             assert alike is not None
-            ways[library + FROZEN] = partial(seeded, partial(in_batches, alike, images, labels))
+            ways[library + FROZEN] = piecewise(partial(seeded, alike), pieces, timed_count)
     if FLOOR in ways:
-        ways[FLOOR]()
-    laps = interleave(ways, repeats, device)
+        _, looks[FLOOR] = timed(partial(ways[FLOOR], 0), device)
+    laps = Laps({name: [looks[name]] for name in ways}) if quick else interleave(ways, repeats, device)
     return Result(case, len(images), laps, findings, account, recording_share, missing)
 
 
@@ -163,9 +168,9 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-def seeded(way: Callable[[], object]) -> None:
+def seeded(attack: Attack, images: Tensor, labels: Tensor) -> None:
     seed()
-    way()
+    attack(images, labels)
 
 
 def table(result: Result) -> str:

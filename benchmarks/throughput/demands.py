@@ -29,7 +29,7 @@ class Result:
     laps: Laps
     findings: Mapping[str, Findings]
     account: Account | None
-    recording_share: float
+    recording_share: float | None
     missing: Mapping[str, str]
 
     @property
@@ -37,11 +37,17 @@ class Result:
         return [name for name in self.findings if name not in (OURS, ART)]
 
     def same_steps(self, library: str) -> int:
-        """How many samples fail by a library at the same step as by ours, or by neither."""
+        """How many samples that a library was looked at with fail by it at the same step as by ours, or by neither."""
         ours, theirs = self.findings[OURS].steps, self.findings[library].steps
         assert ours is not None
         assert theirs is not None
-        return int((ours == theirs).sum())
+        return int((ours[: len(theirs)] == theirs).sum())
+
+    def alike(self, one: str, other: str) -> tuple[Findings, Findings]:
+        """The findings of two on the samples that both were looked at with: the first ones."""
+        a, b = self.findings[one], self.findings[other]
+        count = min(len(a.failed), len(b.failed))
+        return a.first(count), b.first(count)
 
     def as_good(self, library: str) -> bool:
         """Whether a library fails as many samples as ours does, as near to their originals."""
@@ -52,9 +58,9 @@ class Result:
         return self._less(OURS, library)
 
     def _less(self, one: str, other: str) -> bool:
-        a, b = self.findings[one], self.findings[other]
+        a, b = self.alike(one, other)
         tolerance = _CHANCE_TOLERANCE if self.case.attack in _BY_CHANCE else _SUCCESS_TOLERANCE
-        slack = max(1, round(tolerance * self.sample_count))
+        slack = max(1, round(tolerance * len(a.failed)))
         if int(a.failed.sum()) < int(b.failed.sum()) - slack:
             return False
         both = a.failed & b.failed
@@ -84,14 +90,15 @@ def _judge(result: Result) -> Iterator[Demand]:
     if name == "lockstep":
         yield _at_most(f"{name}: at most 1.10 x the floor", result.laps.ratio(OURS, FLOOR), 1.10)
     if result.case.full_floor:
-        active = result.account.queries / result.sample_count / result.case.full_floor
+        active = result.account.queries / result.sample_count / result.case.settings["steps"]
         over = result.laps.ratio(OURS, FLOOR) / active
         yield _at_most(f"{name}: at most 1.10 x the floor of the active steps ({active:.3f} of all)", over, 1.10)
         for library in result.findings:
             if library != OURS:
                 same = result.same_steps(library)
-                figure = f"{same} of {result.sample_count}"
-                met = same >= _SAME_STEPS * result.sample_count
+                count = len(result.findings[library].failed)
+                met = same >= _SAME_STEPS * count
+                figure = f"{same} of {count}"
                 yield Demand(f"{name}: the same samples fail at the same step as by {library}", figure, met)
     if name == "fixed":
         failed = result.findings[OURS].failed
@@ -103,6 +110,7 @@ def _judge(result: Result) -> Iterator[Demand]:
         rows = result.account.rows / result.account.queries
         yield _at_most(f"{name}: rows through the model per row needed", rows, 1.02)
         yield from _faster(result, art=5, peer=3)
+        assert result.recording_share is not None
         yield _at_most(f"{name}: share of the time spent on recording", result.recording_share, 0.03)
     if name == "few":
         yield from _faster(result, art=2, peer=None)
@@ -142,7 +150,7 @@ def _faster(result: Result, *, art: float, peer: float | None) -> Iterator[Deman
 
 
 def _success(result: Result, library: str) -> str:
-    ours, theirs = result.findings[OURS], result.findings[library]
+    ours, theirs = result.alike(OURS, library)
     text = f"{int(ours.failed.sum())} and {int(theirs.failed.sum())} fail"
     both = ours.failed & theirs.failed
     if result.case.attack in _MINIMUM_NORM and both.any():

@@ -6,14 +6,20 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from throughput.ground import SLOTS, classify
+from throughput.ground import classify
 
 # A library's attack on a batch: images, labels -> adversarial images.
 Attack = Callable[[Tensor, Tensor], Tensor]
+# Does a repeat's work, by the repeat's number; returns how many times as much the work on all samples is.
+Way = Callable[[int], float]
+Piece = tuple[Tensor, Tensor]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,11 @@ class Findings:
     l2: Tensor
     rows: int
     steps: Tensor | None = None
+
+    def first(self, count: int) -> Findings:
+        """Of the first samples alone; the rows are those of all."""
+        steps = None if self.steps is None else self.steps[:count]
+        return Findings(self.failed[:count], self.l2[:count], self.rows, steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +60,50 @@ class Laps:
         return min(ratios), max(ratios)
 
 
-def interleave(ways: Mapping[str, Callable[[], object]], repeats: int, device: torch.device) -> Laps:
+def divided(images: Tensor, labels: Tensor, size: int) -> list[Piece]:
+    """Samples in pieces of so many."""
+    return list(zip(images.split(size), labels.split(size), strict=True))
+
+
+def whole(run: Callable[[], object]) -> Way:
+    """A way that always works on all samples."""
+
+    def way(repeat: int) -> float:
+        run()
+        return 1.0
+
+    return way
+
+
+def piecewise(run: Callable[[Tensor, Tensor], object], pieces: list[Piece], count: int) -> Way:
+    """A way that works on each piece alone, whatever the others are: on `count` of them a repeat, each time others."""
+
+    def way(repeat: int) -> float:
+        chosen = [pieces[(repeat * count + place) % len(pieces)] for place in range(count)]
+        for images, labels in chosen:
+            run(images, labels)
+        return sum(len(labels) for _, labels in pieces) / sum(len(labels) for _, labels in chosen)
+
+    return way
+
+
+def interleave(ways: Mapping[str, Way], repeats: int, device: torch.device) -> Laps:
     """Run every way once a repeat, each repeat beginning with the next of them. The caller has warmed them up."""
     names = list(ways)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for repeat in range(repeats):
         first = repeat % len(names)
         for name in names[first:] + names[:first]:
-            begin = _now(device)
-            ways[name]()
-            seconds[name].append(_now(device) - begin)
+            share, lap = timed(partial(ways[name], repeat), device)
+            seconds[name].append(lap * share)
     return Laps(seconds)
+
+
+def timed(work: Callable[[], T], device: torch.device) -> tuple[T, float]:
+    """What some work returns, and the seconds that it took."""
+    begin = _now(device)
+    result = work()
+    return result, _now(device) - begin
 
 
 def _now(device: torch.device) -> float:
@@ -94,16 +138,10 @@ class Rows:
         self.said.append(logits.detach().argmax(dim=1))
 
 
-def in_batches(attack: Attack, images: Tensor, labels: Tensor) -> Tensor:
-    batches = zip(images.split(SLOTS), labels.split(SLOTS), strict=True)
-    return torch.cat([attack(x, y).detach() for x, y in batches])
-
-
 def watch(
     attack: Attack,
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    pieces: list[Piece],
     *,
     norm: str,
     epsilon: float,
@@ -111,13 +149,13 @@ def watch(
 ) -> Findings:
     """Attack once, and judge what came out: failed is what fools the model from within `epsilon`.
 
-    With `step_count`, the attack evaluates the clean batch first and then the iterate of every step, each once, and
+    With `step_count`, the attack evaluates a clean piece first and then the iterate of every step, each once, and
     the step of a sample's failure is told from what the model said; some libraries leave out the last iterate, which
     is judged here.
     """
     adversarial, steps = [], []
     with Rows(model) as rows:
-        for x, y in zip(images.split(SLOTS), labels.split(SLOTS), strict=True):
+        for x, y in pieces:
             rows.begin()
             adversarial.append(attack(x, y).detach())
             if step_count is not None:
@@ -127,6 +165,7 @@ def watch(
                 steps.append(torch.where(table.any(dim=0), table.int().argmax(dim=0) + 1, 0))
         row_count = rows.count
     found = torch.cat(adversarial)
+    images, labels = torch.cat([x for x, _ in pieces]), torch.cat([y for _, y in pieces])
     change = (found - images).flatten(1)
     lengths = {"2": change.norm(dim=1), "inf": change.abs().amax(dim=1), "0": (change.abs() > 1e-6).sum(dim=1)}
     near = lengths[norm] <= epsilon * (1 + 1e-5) + 1e-6

@@ -165,14 +165,13 @@ def has_attack(name: str) -> bool:
     return True
 
 
-def gradient_passes(model: nn.Module, images: Tensor, labels: Tensor, count: int) -> Callable[[], None]:
-    """`count` times over all samples: one forward and one input-gradient backward evaluation, nothing else."""
+def gradient_passes(model: nn.Module, count: int) -> Callable[[Tensor, Tensor], None]:
+    """`count` times over a batch: one forward and one input-gradient backward evaluation, nothing else."""
 
-    def run() -> None:
-        for x, y in zip(images.split(SLOTS), labels.split(SLOTS), strict=True):
-            for _ in range(count):
-                leaf = x.detach().requires_grad_(True)
-                torch.autograd.grad(F.cross_entropy(model(leaf), y, reduction="sum"), leaf)
+    def run(images: Tensor, labels: Tensor) -> None:
+        for _ in range(count):
+            leaf = images.detach().requires_grad_(True)
+            torch.autograd.grad(F.cross_entropy(model(leaf), labels, reduction="sum"), leaf)
 
     return run
 
