@@ -135,19 +135,33 @@ def described(found: Fit, observations: Observations | Prepared, *, level: float
         return found
     whole = observations if isinstance(observations, Prepared) else prepared(observations)
     rows, ranking = _estimated(found, whole), None
-    data, beta = rows.observations, np.array([c.estimate for c in found.coefficients])
+    data = rows.observations
     if whole.observations.names:
-        of = whole.observations
-        predicted = np.full(of.lower.size, math.inf)  # what the limit leaves out outlives everything
-        explained = rows is not whole and whole.limit is not None
-        left = ~whole.limit.recession.receding if explained and whole.limit else np.ones(of.lower.size, dtype=bool)
-        predicted[left] = data.covariates @ beta[1:]
+        of, predicted = whole.observations, predicted_locations(found, whole)
         ranking = concordance(np.where(of.failed, of.upper, of.lower), of.failed, predicted, of.weight)
     found = replace(found, curve=fitted_time(found, whole).curve(found.restriction_time, level), concordance=ranking)
     few = rows.failure_count < FEW_FAILURES or rows.failure_count <= FEW_FAILURES_SHARE * rows.observation_count
     if few and data.cluster is None and rows.design is not None and found.shape is None:
         return _profiled(found, rows.design, level)
     return found
+
+
+def predicted_locations(found: Fit, rows: Prepared) -> FloatArray:
+    """What a fit with numbers predicts for each of its rows, in their order: the location of log time. (n,)
+
+    Infinite for the groups without failures that a fit in the limit leaves out: they outlive everything.
+    """
+    part, limit = _estimated(found, rows), rows.limit
+    intercept, *slopes = (c.estimate for c in found.coefficients)
+    # Column by column, so that equal rows get equal numbers: a product of matrices may round by position.
+    here = np.full(part.observations.lower.size, intercept)
+    for slope, column in zip(slopes, part.observations.covariates.T, strict=True):
+        here += slope * column
+    if part is rows or limit is None:
+        return here
+    predicted = np.full(rows.observations.lower.size, math.inf)
+    predicted[~limit.recession.receding] = here
+    return predicted
 
 
 def fitted_time(found: Fit, rows: Prepared) -> FittedTime | ShapedTime:
