@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 _OK, _NO_CURED_SHARE = 1, 2  # CureFit.Status
 _SHORT = 2  # CureFit.FollowUp
 _SIGNIFICANT = 0.05
-_COLUMNS = ("distribution", "never fail", "not yet failed", "median of the others", "mean", "AIC", "AIC without", "p")
+_COLUMNS = ("distribution", "never fail", "not yet failed", "median of the others", "AIC", "p")
 _DEFINITION = (
     "The fits above let every sample fail in the end. These let a share never fail, whatever this attack spends; not "
-    "yet failed are so many of the others at the end of the attack. The mean is of all at risk, with the clock stopped "
-    "at the longest time; p is the probability of so much evidence for such a share if there is none."
+    "yet failed are so many of the others at the end of the attack. Their AIC compares with that of the fits above; p "
+    "is the probability of so much evidence for such a share if there is none."
 )
 
 
@@ -93,26 +93,19 @@ def _hurdle(report: Report) -> Iterator[str]:
         mean = with_unit(on_clock(clock.hurdle_restricted_mean, clock.clock), clock.clock)
         end = with_unit(value_on_clock(fit.restriction_time, clock.clock), clock.clock)
         missed = report.misclassified_count
-        before = (
-            f"With the {count(missed)} misclassified before the attack counted as failed at 0, the"
-            if missed
-            else "No sample was misclassified before the attack; the"
-        )
-        yield f"{before} mean time to failure of all {count(report.sample_count)} samples is {mean}, up to {end}."
+        counted = f", the {count(missed)} misclassified before the attack counted as failed at 0," if missed else ""
+        yield f"Over all {count(report.sample_count)} samples{counted} the mean time up to {end} is {mean}."
         return
 
 
 def _table(clock: ClockReport) -> SectionTable:
-    without = {fit.distribution: fit.aic for fit in clock.fits}
     rows = tuple(
         (
             distribution_word(fit.distribution),
             _share(fit),
             share(fit.unfailed_share),
             on_clock(fit.median, clock.clock),
-            on_clock(fit.restricted_mean, clock.clock),
             f"{fit.aic:.1f}",
-            f"{without[fit.distribution]:.1f}" if fit.distribution in without else NOTHING,
             _p(fit),
         )
         for fit in _with_numbers(clock)

@@ -120,8 +120,8 @@ def test_the_mean_of_all_samples_counts_those_misclassified_at_0(report: pb.Repo
     mean.value, mean.lower, mean.upper = 5.1, 4.6, 5.7
     section = shown(report, cure_fit())
     assert section.answer.endswith(
-        "With the 16 misclassified before the attack counted as failed at 0, the mean time to failure of all 256 "
-        "samples is 5.10 [4.60, 5.70] queries, up to 11 queries."
+        "Over all 256 samples, the 16 misclassified before the attack counted as failed at 0, the mean time up to 11 "
+        "queries is 5.10 [4.60, 5.70] queries."
     )
 
 
