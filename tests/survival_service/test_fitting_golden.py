@@ -3,7 +3,8 @@
 The data and the numbers in `survreg/` were written by `survreg/survreg.R` with R 4.2.2 and survival 3.5-3, the version
 of Debian 12 (survival 3.8 or later was not to be had where they were made), tolerance 1e-13, 17 digits. `survreg` is a
 reference and no oracle: on rows that are intervals its robust errors are wrong unless the scale is fixed (by 5 to 12 %
-for log sigma on the set `interval`), and numerical differentiation of a likelihood that shares nothing with ours decides.
+for log sigma on the set `interval`), and numerical differentiation of a likelihood that shares nothing with ours
+decides.
 """
 
 from __future__ import annotations
