@@ -57,19 +57,8 @@ def test_the_share_comes_with_its_interval_and_the_median_of_the_others(report: 
         "An estimated 30.0 % [24.0, 36.0] of the samples at risk never fail, whatever this attack spends (Weibull "
         "fit). Half of the others fail by 4.20 [3.60, 4.90] queries. The attack was long enough to tell."
     )
-    (table,) = section.tables
-    assert table.rows == (
-        (
-            "Weibull",
-            "30.0 % [24.0, 36.0]",
-            "1.2 %",
-            "4.20 [3.60, 4.90]",
-            "6.10 [5.60, 6.60]",
-            "580.2",
-            "612.3",
-            "< 0.001",
-        ),
-    )
+    ((row,),) = (table.rows for table in section.tables)
+    assert row == ("Weibull", "30.0 % [24.0, 36.0]", "1.2 %", "4.20 [3.60, 4.90]", "580.2", "< 0.001")
 
 
 def test_an_attack_that_was_too_short_says_so(report: pb.Report) -> None:
