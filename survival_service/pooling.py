@@ -46,3 +46,11 @@ def models_of_rows(jobs: Sequence[tuple[JobFacts, OutcomeTable]]) -> IntArray:
     number = {name: i for i, name in enumerate(dict.fromkeys(names))}
     rows = [table.failed_count + table.survived_count + table.in_flight_count for _, table in jobs]
     return np.repeat(np.array([number[name] for name in names], dtype=np.int64), rows)
+
+
+def jobs_of_rows(jobs: Sequence[tuple[JobFacts, OutcomeTable]]) -> IntArray:
+    """The job of every row of `pooled`, as a number; one job, whose rows are counts, is one number."""
+    if len(jobs) == 1:
+        return np.zeros(1, dtype=np.int64)
+    rows = [table.failed_count + table.survived_count + table.in_flight_count for _, table in jobs]
+    return np.repeat(np.arange(len(jobs), dtype=np.int64), rows)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from survival_service.contrasts import effect_report
 from survival_service.criteria import averaged
 from survival_service.cure import CureFit, cure_fits
+from survival_service.diagnostics import Diagnostics, diagnose
 from survival_service.distances import distances, no_distance
 from survival_service.distributions import Distribution
 from survival_service.effects import EffectReport
@@ -35,7 +36,8 @@ from survival_service.limitations import limitations
 from survival_service.nonparametric import histogram, kaplan_meier
 from survival_service.observations import Clock, IntArray, Observations, OutcomeColumns, Verdict
 from survival_service.outcome_table import OutcomeTable
-from survival_service.pooling import pooled
+from survival_service.pooling import jobs_of_rows, pooled
+from survival_service.ranking import FitConcordance, fit_concordances
 from survival_service.scoring import Conclusion, Score, Spending, benign_rate, images, paper_rate, score, spending
 from survival_service.sequential import Stopping
 from survival_service.wording import summary
@@ -92,6 +94,8 @@ class ClockReport:
     averaged_restricted_mean: Estimate | None = None
     cure_fits: tuple[CureFit, ...] = ()
     hurdle_restricted_mean: Estimate | None = None
+    concordances: tuple[FitConcordance, ...] = ()
+    diagnostics: Diagnostics | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +195,7 @@ class ObservationFits:
     failure_count: int
     misclassified_count: int
     kaplan_meier: Curve
+    diagnostics: Diagnostics | None = None
 
 
 def make_report(jobs: Sequence[tuple[JobFacts, OutcomeTable]], options: ReportOptions) -> Report:
@@ -292,12 +297,15 @@ def fit_observations(
     observations: Observations, options: ReportOptions, *, clock: Clock | None = None, misclassified_count: int = 0
 ) -> ObservationFits:
     """Fit observations of any origin, in whatever unit; `clock` only labels the fits."""
+    rows = prepared(observations)
+    fits = _fits(rows, options, clock)
     return ObservationFits(
-        fits=_fits(observations, options, clock),
+        fits=fits,
         observation_count=round(observations.observation_count),
         failure_count=round(observations.failure_count),
         misclassified_count=misclassified_count,
         kaplan_meier=kaplan_meier(observations, options.confidence_level),
+        diagnostics=diagnose(fits, rows),
     )
 
 
@@ -351,6 +359,8 @@ def _clock_report(
         averaged_median=averaged(fits, "median", level),
         averaged_restricted_mean=averaged(fits, "restricted_mean", level),
         cure_fits=cure_fits(rows, fits, level=level),
+        concordances=fit_concordances(fits, rows, level=level),
+        diagnostics=diagnose(fits, rows, jobs_of_rows(jobs)),
         hurdle_restricted_mean=hurdle_restricted_mean(
             best.restricted_mean,
             float(exposed.mean()),

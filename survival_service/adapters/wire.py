@@ -22,7 +22,10 @@ from afr.outcome.v1 import outcome_pb2 as outcome_pb
 from afr.survival.v1 import survival_service_pb2 as pb
 from google.protobuf.message import Message
 
+from survival_service.assumptions import AssumptionCheck, GroupQuantiles
+from survival_service.calibration import CalibrationCurve
 from survival_service.cure import CureFit
+from survival_service.diagnostics import Diagnostics, DistributionDiagnostics
 from survival_service.distributions import Distribution
 from survival_service.effects import Effect, EffectReport
 from survival_service.errors import InvalidObservations, InvalidRequest
@@ -30,8 +33,10 @@ from survival_service.estimates import DEFAULT_LEVEL, Curve, Estimate, Histogram
 from survival_service.experiments import ExperimentGroup, Experiments
 from survival_service.fits import Coefficient, EffectBound, Fit
 from survival_service.jobs import JobFacts
+from survival_service.nesting import NestingTest
 from survival_service.observations import Clock, InFlightColumns, Observations, OutcomeColumns
 from survival_service.planning import DEFAULT_POWER, Comparison, ComparisonPlan, SamplePlan
+from survival_service.ranking import FitConcordance
 from survival_service.reporting import (
     DEFAULT_DISTRIBUTIONS,
     ClockReport,
@@ -42,7 +47,9 @@ from survival_service.reporting import (
     ReportOptions,
     ReportProgress,
 )
+from survival_service.residuals import ResidualCurve
 from survival_service.sequential import Look, Monitor, Quantity, Stopping
+from survival_service.validation import CrossValidation, ValidationResult
 
 MESSAGES: Mapping[type[Any], type[Message]] = {
     Estimate: pb.Estimate,
@@ -52,6 +59,16 @@ MESSAGES: Mapping[type[Any], type[Message]] = {
     Effect: pb.Effect,
     EffectReport: pb.EffectReport,
     CureFit: pb.CureFit,
+    FitConcordance: pb.FitConcordance,
+    Diagnostics: pb.Diagnostics,
+    DistributionDiagnostics: pb.DistributionDiagnostics,
+    CalibrationCurve: pb.CalibrationCurve,
+    ResidualCurve: pb.ResidualCurve,
+    NestingTest: pb.NestingTest,
+    AssumptionCheck: pb.AssumptionCheck,
+    GroupQuantiles: pb.GroupQuantiles,
+    CrossValidation: pb.CrossValidation,
+    ValidationResult: pb.ValidationResult,
     Curve: pb.Curve,
     Histogram: pb.Histogram,
     ClockReport: pb.ClockReport,
@@ -369,9 +386,7 @@ def monitor(request: pb.CreateReportRequest, options: ReportOptions) -> Monitor 
         )
     if options.clock not in (Clock.QUERIES, Clock.SECONDS):
         raise InvalidRequest("precision", "precision needs the clock of queries or of seconds")
-    wanted = (
-        Quantity.MEDIAN if not given.quantity else _known(Quantity, given.quantity, "quantity", pb.Quantity.Name)
-    )
+    wanted = Quantity.MEDIAN if not given.quantity else _known(Quantity, given.quantity, "quantity", pb.Quantity.Name)
     if wanted is Quantity.RESTRICTED_MEAN and options.clock is not Clock.QUERIES:
         raise InvalidRequest(
             "precision.quantity",

@@ -846,6 +846,8 @@ class ClockReport(_message.Message):
     AVERAGED_RESTRICTED_MEAN_FIELD_NUMBER: _builtins.int
     CURE_FITS_FIELD_NUMBER: _builtins.int
     HURDLE_RESTRICTED_MEAN_FIELD_NUMBER: _builtins.int
+    DIAGNOSTICS_FIELD_NUMBER: _builtins.int
+    CONCORDANCES_FIELD_NUMBER: _builtins.int
     clock: Global___Clock.ValueType
     """The clock."""
     training_cost_per_sample: _builtins.float
@@ -919,6 +921,18 @@ class ClockReport(_message.Message):
         best fit. Absent without a fit.
         """
 
+    @_builtins.property
+    def diagnostics(self) -> Global___Diagnostics:
+        """Whether the fits fit, and whether the effects are those of an accelerated failure
+        model. Absent if no fit has numbers, and for totals of experiments.
+        """
+
+    @_builtins.property
+    def concordances(self) -> _containers.RepeatedCompositeFieldContainer[Global___FitConcordance]:
+        """How well the fits order the samples, in the order of `fits`; none without
+        covariates, since all samples are predicted alike then. Only in a final report.
+        """
+
     def __init__(
         self,
         *,
@@ -938,16 +952,72 @@ class ClockReport(_message.Message):
         averaged_restricted_mean: Global___Estimate | None = ...,
         cure_fits: _abc.Iterable[Global___CureFit] | None = ...,
         hurdle_restricted_mean: Global___Estimate | None = ...,
+        diagnostics: Global___Diagnostics | None = ...,
+        concordances: _abc.Iterable[Global___FitConcordance] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence_above_one", b"_confidence_above_one", "averaged_median", b"averaged_median", "averaged_restricted_mean", b"averaged_restricted_mean", "benign_rate", b"benign_rate", "confidence_above_one", b"confidence_above_one", "cost_normalized_failure_rate", b"cost_normalized_failure_rate", "cost_per_failure", b"cost_per_failure", "histogram", b"histogram", "hurdle_restricted_mean", b"hurdle_restricted_mean", "kaplan_meier", b"kaplan_meier", "paper_rate", b"paper_rate"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence_above_one", b"_confidence_above_one", "averaged_median", b"averaged_median", "averaged_restricted_mean", b"averaged_restricted_mean", "benign_rate", b"benign_rate", "confidence_above_one", b"confidence_above_one", "cost_normalized_failure_rate", b"cost_normalized_failure_rate", "cost_per_failure", b"cost_per_failure", "diagnostics", b"diagnostics", "histogram", b"histogram", "hurdle_restricted_mean", b"hurdle_restricted_mean", "kaplan_meier", b"kaplan_meier", "paper_rate", b"paper_rate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_above_one", b"_confidence_above_one", "attack_cost", b"attack_cost", "averaged_median", b"averaged_median", "averaged_restricted_mean", b"averaged_restricted_mean", "benign_rate", b"benign_rate", "clock", b"clock", "conclusion", b"conclusion", "confidence_above_one", b"confidence_above_one", "cost_normalized_failure_rate", b"cost_normalized_failure_rate", "cost_per_failure", b"cost_per_failure", "cure_fits", b"cure_fits", "fits", b"fits", "histogram", b"histogram", "hurdle_restricted_mean", b"hurdle_restricted_mean", "kaplan_meier", b"kaplan_meier", "paper_rate", b"paper_rate", "training_cost_per_sample", b"training_cost_per_sample"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_above_one", b"_confidence_above_one", "attack_cost", b"attack_cost", "averaged_median", b"averaged_median", "averaged_restricted_mean", b"averaged_restricted_mean", "benign_rate", b"benign_rate", "clock", b"clock", "conclusion", b"conclusion", "concordances", b"concordances", "confidence_above_one", b"confidence_above_one", "cost_normalized_failure_rate", b"cost_normalized_failure_rate", "cost_per_failure", b"cost_per_failure", "cure_fits", b"cure_fits", "diagnostics", b"diagnostics", "fits", b"fits", "histogram", b"histogram", "hurdle_restricted_mean", b"hurdle_restricted_mean", "kaplan_meier", b"kaplan_meier", "paper_rate", b"paper_rate", "training_cost_per_sample", b"training_cost_per_sample"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__confidence_above_one: _TypeAlias = _typing.Literal["confidence_above_one"]  # noqa: Y015
     _WhichOneofArgType__confidence_above_one: _TypeAlias = _typing.Literal["_confidence_above_one", b"_confidence_above_one"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence_above_one) -> _WhichOneofReturnType__confidence_above_one | None: ...
 
 Global___ClockReport: _TypeAlias = ClockReport  # noqa: Y015
+
+@_typing.final
+class FitConcordance(_message.Message):
+    """How well one fit orders samples by their time to failure: of the pairs of samples
+    whose order is known, the share in which the one predicted to live longer does.
+    From 0 to 1; a prediction that says nothing has 0.5, and ties count half. Intervals
+    are those of the infinitesimal jackknife, and absent where it finds no variance.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISTRIBUTION_FIELD_NUMBER: _builtins.int
+    HARRELL_FIELD_NUMBER: _builtins.int
+    UNO_FIELD_NUMBER: _builtins.int
+    INTERVAL_PAIR_FIELD_NUMBER: _builtins.int
+    RESTRICTION_TIME_FIELD_NUMBER: _builtins.int
+    distribution: Global___Distribution.ValueType
+    """The distribution of the fit."""
+    restriction_time: _builtins.float
+    """The time up to which Uno's concordance looks, in the unit of the clock."""
+    @_builtins.property
+    def harrell(self) -> Global___Estimate:
+        """Harrell's: a pair is known if the sample that ended first failed, at the check
+        that found it. Absent without a known pair.
+        """
+
+    @_builtins.property
+    def uno(self) -> Global___Estimate:
+        """Uno's: the same up to `restriction_time`, each pair weighted by how many like it
+        were hidden by censoring. Absent without a known pair.
+        """
+
+    @_builtins.property
+    def interval_pair(self) -> Global___Estimate:
+        """That of intervals: only pairs are counted of which one had failed before, or
+        when, the other was last seen alive. Absent without such a pair.
+        """
+
+    def __init__(
+        self,
+        *,
+        distribution: Global___Distribution.ValueType = ...,
+        harrell: Global___Estimate | None = ...,
+        uno: Global___Estimate | None = ...,
+        interval_pair: Global___Estimate | None = ...,
+        restriction_time: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["harrell", b"harrell", "interval_pair", b"interval_pair", "uno", b"uno"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "harrell", b"harrell", "interval_pair", b"interval_pair", "restriction_time", b"restriction_time", "uno", b"uno"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FitConcordance: _TypeAlias = FitConcordance  # noqa: Y015
 
 @_typing.final
 class Report(_message.Message):
@@ -1091,6 +1161,502 @@ class Report(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Report: _TypeAlias = Report  # noqa: Y015
+
+@_typing.final
+class Diagnostics(_message.Message):
+    """Whether fits fit, and whether the effects are those of an accelerated failure model.
+    What cannot be computed is absent, and a sentence says why.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISTRIBUTIONS_FIELD_NUMBER: _builtins.int
+    CALIBRATION_TIME_FIELD_NUMBER: _builtins.int
+    BRIER_HORIZON_FIELD_NUMBER: _builtins.int
+    REFERENCE_BRIER_SCORE_FIELD_NUMBER: _builtins.int
+    NESTING_TESTS_FIELD_NUMBER: _builtins.int
+    ASSUMPTION_DISTRIBUTION_FIELD_NUMBER: _builtins.int
+    ASSUMPTION_CHECKS_FIELD_NUMBER: _builtins.int
+    CROSS_VALIDATION_FIELD_NUMBER: _builtins.int
+    FIT_FINDING_FIELD_NUMBER: _builtins.int
+    ASSUMPTION_FINDING_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
+    calibration_time: _builtins.float
+    """The time that every distribution's calibration is looked at: when half of the
+    failures had been found.
+    """
+    brier_horizon: _builtins.float
+    """The time up to which Brier scores are integrated: the last failure found."""
+    reference_brier_score: _builtins.float
+    """The integrated Brier score of the Kaplan-Meier curve of all samples."""
+    assumption_distribution: Global___Distribution.ValueType
+    """The distribution in whose fit the assumption of one factor is checked."""
+    fit_finding: _builtins.str
+    """Whether the best model fits, in words."""
+    assumption_finding: _builtins.str
+    """Whether the effects are those of an accelerated failure model, in words."""
+    @_builtins.property
+    def distributions(self) -> _containers.RepeatedCompositeFieldContainer[Global___DistributionDiagnostics]:
+        """Each distribution with numbers, best AIC first."""
+
+    @_builtins.property
+    def nesting_tests(self) -> _containers.RepeatedCompositeFieldContainer[Global___NestingTest]:
+        """The likelihood-ratio tests in the generalised gamma family."""
+
+    @_builtins.property
+    def assumption_checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___AssumptionCheck]:
+        """The assumption of one factor for early and late failures, one check a covariate."""
+
+    @_builtins.property
+    def cross_validation(self) -> Global___CrossValidation:
+        """How well samples are predicted that a fit has not seen."""
+
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What to know before quoting these numbers, each a sentence."""
+
+    def __init__(
+        self,
+        *,
+        distributions: _abc.Iterable[Global___DistributionDiagnostics] | None = ...,
+        calibration_time: _builtins.float | None = ...,
+        brier_horizon: _builtins.float | None = ...,
+        reference_brier_score: _builtins.float | None = ...,
+        nesting_tests: _abc.Iterable[Global___NestingTest] | None = ...,
+        assumption_distribution: Global___Distribution.ValueType = ...,
+        assumption_checks: _abc.Iterable[Global___AssumptionCheck] | None = ...,
+        cross_validation: Global___CrossValidation | None = ...,
+        fit_finding: _builtins.str = ...,
+        assumption_finding: _builtins.str = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_brier_horizon", b"_brier_horizon", "_calibration_time", b"_calibration_time", "_reference_brier_score", b"_reference_brier_score", "brier_horizon", b"brier_horizon", "calibration_time", b"calibration_time", "cross_validation", b"cross_validation", "reference_brier_score", b"reference_brier_score"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_brier_horizon", b"_brier_horizon", "_calibration_time", b"_calibration_time", "_reference_brier_score", b"_reference_brier_score", "assumption_checks", b"assumption_checks", "assumption_distribution", b"assumption_distribution", "assumption_finding", b"assumption_finding", "brier_horizon", b"brier_horizon", "calibration_time", b"calibration_time", "cross_validation", b"cross_validation", "distributions", b"distributions", "fit_finding", b"fit_finding", "nesting_tests", b"nesting_tests", "notes", b"notes", "reference_brier_score", b"reference_brier_score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__brier_horizon: _TypeAlias = _typing.Literal["brier_horizon"]  # noqa: Y015
+    _WhichOneofArgType__brier_horizon: _TypeAlias = _typing.Literal["_brier_horizon", b"_brier_horizon"]  # noqa: Y015
+    _WhichOneofReturnType__calibration_time: _TypeAlias = _typing.Literal["calibration_time"]  # noqa: Y015
+    _WhichOneofArgType__calibration_time: _TypeAlias = _typing.Literal["_calibration_time", b"_calibration_time"]  # noqa: Y015
+    _WhichOneofReturnType__reference_brier_score: _TypeAlias = _typing.Literal["reference_brier_score"]  # noqa: Y015
+    _WhichOneofArgType__reference_brier_score: _TypeAlias = _typing.Literal["_reference_brier_score", b"_reference_brier_score"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__brier_horizon) -> _WhichOneofReturnType__brier_horizon | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__calibration_time) -> _WhichOneofReturnType__calibration_time | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reference_brier_score) -> _WhichOneofReturnType__reference_brier_score | None: ...
+
+Global___Diagnostics: _TypeAlias = Diagnostics  # noqa: Y015
+
+@_typing.final
+class DistributionDiagnostics(_message.Message):
+    """How well one distribution fits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISTRIBUTION_FIELD_NUMBER: _builtins.int
+    ICI_FIELD_NUMBER: _builtins.int
+    E50_FIELD_NUMBER: _builtins.int
+    E90_FIELD_NUMBER: _builtins.int
+    EMAX_FIELD_NUMBER: _builtins.int
+    CALIBRATION_CURVE_FIELD_NUMBER: _builtins.int
+    INTEGRATED_BRIER_SCORE_FIELD_NUMBER: _builtins.int
+    BRIER_GAIN_FIELD_NUMBER: _builtins.int
+    RESIDUAL_DISTANCE_FIELD_NUMBER: _builtins.int
+    RESIDUAL_STATISTIC_FIELD_NUMBER: _builtins.int
+    RESIDUAL_DEGREES_OF_FREEDOM_FIELD_NUMBER: _builtins.int
+    RESIDUAL_P_VALUE_FIELD_NUMBER: _builtins.int
+    RESIDUAL_CURVE_FIELD_NUMBER: _builtins.int
+    FINDING_FIELD_NUMBER: _builtins.int
+    distribution: Global___Distribution.ValueType
+    """The distribution."""
+    ici: _builtins.float
+    """The integrated calibration index: the mean, over the samples, of the absolute
+    difference between the predicted and the observed share that failed by
+    `Diagnostics.calibration_time`.
+    """
+    e50: _builtins.float
+    """The median of these differences."""
+    e90: _builtins.float
+    """Their 90th percentile."""
+    emax: _builtins.float
+    """The largest of them."""
+    integrated_brier_score: _builtins.float
+    """The Brier score, integrated from 0 to `Diagnostics.brier_horizon` and divided by it."""
+    brier_gain: _builtins.float
+    """By what share the integrated Brier score is below that of the Kaplan-Meier curve;
+    negative if above.
+    """
+    residual_distance: _builtins.float
+    """The largest difference between the two columns of `residual_curve`, in [0, 1]."""
+    residual_statistic: _builtins.float
+    """The chi-squared statistic of Neyman's smooth test of the Cox-Snell residuals."""
+    residual_degrees_of_freedom: _builtins.int
+    """Its degrees of freedom."""
+    residual_p_value: _builtins.float
+    """Its p value; small if the fit does not fit."""
+    finding: _builtins.str
+    """What the residuals say, or why they are not tested."""
+    @_builtins.property
+    def calibration_curve(self) -> Global___CalibrationCurve:
+        """Observed against predicted shares; absent if all samples have one prediction."""
+
+    @_builtins.property
+    def residual_curve(self) -> Global___ResidualCurve:
+        """The Cox-Snell residuals as shares."""
+
+    def __init__(
+        self,
+        *,
+        distribution: Global___Distribution.ValueType = ...,
+        ici: _builtins.float | None = ...,
+        e50: _builtins.float | None = ...,
+        e90: _builtins.float | None = ...,
+        emax: _builtins.float | None = ...,
+        calibration_curve: Global___CalibrationCurve | None = ...,
+        integrated_brier_score: _builtins.float | None = ...,
+        brier_gain: _builtins.float | None = ...,
+        residual_distance: _builtins.float | None = ...,
+        residual_statistic: _builtins.float | None = ...,
+        residual_degrees_of_freedom: _builtins.int | None = ...,
+        residual_p_value: _builtins.float | None = ...,
+        residual_curve: Global___ResidualCurve | None = ...,
+        finding: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_brier_gain", b"_brier_gain", "_e50", b"_e50", "_e90", b"_e90", "_emax", b"_emax", "_ici", b"_ici", "_integrated_brier_score", b"_integrated_brier_score", "_residual_degrees_of_freedom", b"_residual_degrees_of_freedom", "_residual_distance", b"_residual_distance", "_residual_p_value", b"_residual_p_value", "_residual_statistic", b"_residual_statistic", "brier_gain", b"brier_gain", "calibration_curve", b"calibration_curve", "e50", b"e50", "e90", b"e90", "emax", b"emax", "ici", b"ici", "integrated_brier_score", b"integrated_brier_score", "residual_curve", b"residual_curve", "residual_degrees_of_freedom", b"residual_degrees_of_freedom", "residual_distance", b"residual_distance", "residual_p_value", b"residual_p_value", "residual_statistic", b"residual_statistic"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_brier_gain", b"_brier_gain", "_e50", b"_e50", "_e90", b"_e90", "_emax", b"_emax", "_ici", b"_ici", "_integrated_brier_score", b"_integrated_brier_score", "_residual_degrees_of_freedom", b"_residual_degrees_of_freedom", "_residual_distance", b"_residual_distance", "_residual_p_value", b"_residual_p_value", "_residual_statistic", b"_residual_statistic", "brier_gain", b"brier_gain", "calibration_curve", b"calibration_curve", "distribution", b"distribution", "e50", b"e50", "e90", b"e90", "emax", b"emax", "finding", b"finding", "ici", b"ici", "integrated_brier_score", b"integrated_brier_score", "residual_curve", b"residual_curve", "residual_degrees_of_freedom", b"residual_degrees_of_freedom", "residual_distance", b"residual_distance", "residual_p_value", b"residual_p_value", "residual_statistic", b"residual_statistic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__brier_gain: _TypeAlias = _typing.Literal["brier_gain"]  # noqa: Y015
+    _WhichOneofArgType__brier_gain: _TypeAlias = _typing.Literal["_brier_gain", b"_brier_gain"]  # noqa: Y015
+    _WhichOneofReturnType__e50: _TypeAlias = _typing.Literal["e50"]  # noqa: Y015
+    _WhichOneofArgType__e50: _TypeAlias = _typing.Literal["_e50", b"_e50"]  # noqa: Y015
+    _WhichOneofReturnType__e90: _TypeAlias = _typing.Literal["e90"]  # noqa: Y015
+    _WhichOneofArgType__e90: _TypeAlias = _typing.Literal["_e90", b"_e90"]  # noqa: Y015
+    _WhichOneofReturnType__emax: _TypeAlias = _typing.Literal["emax"]  # noqa: Y015
+    _WhichOneofArgType__emax: _TypeAlias = _typing.Literal["_emax", b"_emax"]  # noqa: Y015
+    _WhichOneofReturnType__ici: _TypeAlias = _typing.Literal["ici"]  # noqa: Y015
+    _WhichOneofArgType__ici: _TypeAlias = _typing.Literal["_ici", b"_ici"]  # noqa: Y015
+    _WhichOneofReturnType__integrated_brier_score: _TypeAlias = _typing.Literal["integrated_brier_score"]  # noqa: Y015
+    _WhichOneofArgType__integrated_brier_score: _TypeAlias = _typing.Literal["_integrated_brier_score", b"_integrated_brier_score"]  # noqa: Y015
+    _WhichOneofReturnType__residual_degrees_of_freedom: _TypeAlias = _typing.Literal["residual_degrees_of_freedom"]  # noqa: Y015
+    _WhichOneofArgType__residual_degrees_of_freedom: _TypeAlias = _typing.Literal["_residual_degrees_of_freedom", b"_residual_degrees_of_freedom"]  # noqa: Y015
+    _WhichOneofReturnType__residual_distance: _TypeAlias = _typing.Literal["residual_distance"]  # noqa: Y015
+    _WhichOneofArgType__residual_distance: _TypeAlias = _typing.Literal["_residual_distance", b"_residual_distance"]  # noqa: Y015
+    _WhichOneofReturnType__residual_p_value: _TypeAlias = _typing.Literal["residual_p_value"]  # noqa: Y015
+    _WhichOneofArgType__residual_p_value: _TypeAlias = _typing.Literal["_residual_p_value", b"_residual_p_value"]  # noqa: Y015
+    _WhichOneofReturnType__residual_statistic: _TypeAlias = _typing.Literal["residual_statistic"]  # noqa: Y015
+    _WhichOneofArgType__residual_statistic: _TypeAlias = _typing.Literal["_residual_statistic", b"_residual_statistic"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__brier_gain) -> _WhichOneofReturnType__brier_gain | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__e50) -> _WhichOneofReturnType__e50 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__e90) -> _WhichOneofReturnType__e90 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__emax) -> _WhichOneofReturnType__emax | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ici) -> _WhichOneofReturnType__ici | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__integrated_brier_score) -> _WhichOneofReturnType__integrated_brier_score | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__residual_degrees_of_freedom) -> _WhichOneofReturnType__residual_degrees_of_freedom | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__residual_distance) -> _WhichOneofReturnType__residual_distance | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__residual_p_value) -> _WhichOneofReturnType__residual_p_value | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__residual_statistic) -> _WhichOneofReturnType__residual_statistic | None: ...
+
+Global___DistributionDiagnostics: _TypeAlias = DistributionDiagnostics  # noqa: Y015
+
+@_typing.final
+class CalibrationCurve(_message.Message):
+    """Observed against predicted shares of failures by one time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREDICTED_FIELD_NUMBER: _builtins.int
+    OBSERVED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def predicted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The predicted shares, rising."""
+
+    @_builtins.property
+    def observed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The observed share where each was predicted."""
+
+    def __init__(
+        self,
+        *,
+        predicted: _abc.Iterable[_builtins.float] | None = ...,
+        observed: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["observed", b"observed", "predicted", b"predicted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CalibrationCurve: _TypeAlias = CalibrationCurve  # noqa: Y015
+
+@_typing.final
+class ResidualCurve(_message.Message):
+    """The distribution of Cox-Snell residuals r as shares, 1 - exp(-r): equal columns if the
+    fit is right.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPECTED_FIELD_NUMBER: _builtins.int
+    OBSERVED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def expected(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The share expected to have failed, rising, up to the last that the data know."""
+
+    @_builtins.property
+    def observed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The share that had."""
+
+    def __init__(
+        self,
+        *,
+        expected: _abc.Iterable[_builtins.float] | None = ...,
+        observed: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected", b"expected", "observed", b"observed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResidualCurve: _TypeAlias = ResidualCurve  # noqa: Y015
+
+@_typing.final
+class NestingTest(_message.Message):
+    """A likelihood-ratio test of a distribution against a wider one that contains it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NARROW_FIELD_NUMBER: _builtins.int
+    WIDE_FIELD_NUMBER: _builtins.int
+    STATISTIC_FIELD_NUMBER: _builtins.int
+    DEGREES_OF_FREEDOM_FIELD_NUMBER: _builtins.int
+    P_VALUE_FIELD_NUMBER: _builtins.int
+    FINDING_FIELD_NUMBER: _builtins.int
+    narrow: Global___Distribution.ValueType
+    """The distribution within the other."""
+    wide: Global___Distribution.ValueType
+    """The distribution that contains it."""
+    statistic: _builtins.float
+    """Twice the log-likelihood that the wider one gains; absent if not tested."""
+    degrees_of_freedom: _builtins.int
+    """The degrees of freedom."""
+    p_value: _builtins.float
+    """The p value; small if the narrower distribution is not enough."""
+    finding: _builtins.str
+    """What that says, or why it was not tested."""
+    def __init__(
+        self,
+        *,
+        narrow: Global___Distribution.ValueType = ...,
+        wide: Global___Distribution.ValueType = ...,
+        statistic: _builtins.float | None = ...,
+        degrees_of_freedom: _builtins.int = ...,
+        p_value: _builtins.float | None = ...,
+        finding: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_p_value", b"_p_value", "_statistic", b"_statistic", "p_value", b"p_value", "statistic", b"statistic"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p_value", b"_p_value", "_statistic", b"_statistic", "degrees_of_freedom", b"degrees_of_freedom", "finding", b"finding", "narrow", b"narrow", "p_value", b"p_value", "statistic", b"statistic", "wide", b"wide"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__p_value: _TypeAlias = _typing.Literal["p_value"]  # noqa: Y015
+    _WhichOneofArgType__p_value: _TypeAlias = _typing.Literal["_p_value", b"_p_value"]  # noqa: Y015
+    _WhichOneofReturnType__statistic: _TypeAlias = _typing.Literal["statistic"]  # noqa: Y015
+    _WhichOneofArgType__statistic: _TypeAlias = _typing.Literal["_statistic", b"_statistic"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__p_value) -> _WhichOneofReturnType__p_value | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__statistic) -> _WhichOneofReturnType__statistic | None: ...
+
+Global___NestingTest: _TypeAlias = NestingTest  # noqa: Y015
+
+@_typing.final
+class AssumptionCheck(_message.Message):
+    """Whether a covariate stretches early and late failures by the same factor."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COVARIATE_FIELD_NUMBER: _builtins.int
+    STATISTIC_FIELD_NUMBER: _builtins.int
+    P_VALUE_FIELD_NUMBER: _builtins.int
+    ADJUSTED_P_VALUE_FIELD_NUMBER: _builtins.int
+    FINDING_FIELD_NUMBER: _builtins.int
+    QUANTILES_FIELD_NUMBER: _builtins.int
+    covariate: _builtins.str
+    """The covariate, as in `Coefficient.covariate`."""
+    statistic: _builtins.float
+    """The chi-squared statistic, of one degree of freedom, of the score test that the
+    covariate does not change the spread of log times; absent if not tested.
+    """
+    p_value: _builtins.float
+    """Its p value; small if one factor is not enough."""
+    adjusted_p_value: _builtins.float
+    """The same corrected by Holm's method for the number of covariates."""
+    finding: _builtins.str
+    """What that says, or why it was not tested."""
+    @_builtins.property
+    def quantiles(self) -> Global___GroupQuantiles:
+        """The quantiles of the two groups; only of a covariate with two values."""
+
+    def __init__(
+        self,
+        *,
+        covariate: _builtins.str = ...,
+        statistic: _builtins.float | None = ...,
+        p_value: _builtins.float | None = ...,
+        adjusted_p_value: _builtins.float | None = ...,
+        finding: _builtins.str = ...,
+        quantiles: Global___GroupQuantiles | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_adjusted_p_value", b"_adjusted_p_value", "_p_value", b"_p_value", "_statistic", b"_statistic", "adjusted_p_value", b"adjusted_p_value", "p_value", b"p_value", "quantiles", b"quantiles", "statistic", b"statistic"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adjusted_p_value", b"_adjusted_p_value", "_p_value", b"_p_value", "_statistic", b"_statistic", "adjusted_p_value", b"adjusted_p_value", "covariate", b"covariate", "finding", b"finding", "p_value", b"p_value", "quantiles", b"quantiles", "statistic", b"statistic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__adjusted_p_value: _TypeAlias = _typing.Literal["adjusted_p_value"]  # noqa: Y015
+    _WhichOneofArgType__adjusted_p_value: _TypeAlias = _typing.Literal["_adjusted_p_value", b"_adjusted_p_value"]  # noqa: Y015
+    _WhichOneofReturnType__p_value: _TypeAlias = _typing.Literal["p_value"]  # noqa: Y015
+    _WhichOneofArgType__p_value: _TypeAlias = _typing.Literal["_p_value", b"_p_value"]  # noqa: Y015
+    _WhichOneofReturnType__statistic: _TypeAlias = _typing.Literal["statistic"]  # noqa: Y015
+    _WhichOneofArgType__statistic: _TypeAlias = _typing.Literal["_statistic", b"_statistic"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__adjusted_p_value) -> _WhichOneofReturnType__adjusted_p_value | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__p_value) -> _WhichOneofReturnType__p_value | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__statistic) -> _WhichOneofReturnType__statistic | None: ...
+
+Global___AssumptionCheck: _TypeAlias = AssumptionCheck  # noqa: Y015
+
+@_typing.final
+class GroupQuantiles(_message.Message):
+    """Times by which equal shares of two groups had failed, other effects taken out of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    TREATED_FIELD_NUMBER: _builtins.int
+    SLOPE_FIELD_NUMBER: _builtins.int
+    slope: _builtins.float
+    """The ratio of the spreads of the logarithms; absent with fewer than three pairs."""
+    @_builtins.property
+    def reference(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The times of the group with the lower value of the covariate."""
+
+    @_builtins.property
+    def treated(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Those of the other group. One factor puts the pairs on a line of slope 1 in
+        logarithms.
+        """
+
+    def __init__(
+        self,
+        *,
+        reference: _abc.Iterable[_builtins.float] | None = ...,
+        treated: _abc.Iterable[_builtins.float] | None = ...,
+        slope: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_slope", b"_slope", "slope", b"slope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_slope", b"_slope", "reference", b"reference", "slope", b"slope", "treated", b"treated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__slope: _TypeAlias = _typing.Literal["slope"]  # noqa: Y015
+    _WhichOneofArgType__slope: _TypeAlias = _typing.Literal["_slope", b"_slope"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__slope) -> _WhichOneofReturnType__slope | None: ...
+
+Global___GroupQuantiles: _TypeAlias = GroupQuantiles  # noqa: Y015
+
+@_typing.final
+class CrossValidation(_message.Message):
+    """How well samples are predicted by fits that have not seen them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOLD_COUNT_FIELD_NUMBER: _builtins.int
+    RESULTS_FIELD_NUMBER: _builtins.int
+    FINDING_FIELD_NUMBER: _builtins.int
+    fold_count: _builtins.int
+    """The number of folds; 0 if there was no cross-validation."""
+    finding: _builtins.str
+    """What folds are made of, or why there are none."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ValidationResult]:
+        """Each distribution."""
+
+    def __init__(
+        self,
+        *,
+        fold_count: _builtins.int = ...,
+        results: _abc.Iterable[Global___ValidationResult] | None = ...,
+        finding: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "fold_count", b"fold_count", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CrossValidation: _TypeAlias = CrossValidation  # noqa: Y015
+
+@_typing.final
+class ValidationResult(_message.Message):
+    """What one distribution predicted of samples that it was not fitted to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISTRIBUTION_FIELD_NUMBER: _builtins.int
+    LOG_LIKELIHOOD_PER_FAILURE_FIELD_NUMBER: _builtins.int
+    CONCORDANCE_FIELD_NUMBER: _builtins.int
+    INTEGRATED_BRIER_SCORE_FIELD_NUMBER: _builtins.int
+    FINDING_FIELD_NUMBER: _builtins.int
+    distribution: Global___Distribution.ValueType
+    """The distribution."""
+    log_likelihood_per_failure: _builtins.float
+    """The log-likelihood of all samples, each by the fit that had not seen it, a failure."""
+    concordance: _builtins.float
+    """Harrell's concordance of these predictions; absent without covariates."""
+    integrated_brier_score: _builtins.float
+    """Their integrated Brier score."""
+    finding: _builtins.str
+    """Why there are no numbers; empty if there are."""
+    def __init__(
+        self,
+        *,
+        distribution: Global___Distribution.ValueType = ...,
+        log_likelihood_per_failure: _builtins.float | None = ...,
+        concordance: _builtins.float | None = ...,
+        integrated_brier_score: _builtins.float | None = ...,
+        finding: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_concordance", b"_concordance", "_integrated_brier_score", b"_integrated_brier_score", "_log_likelihood_per_failure", b"_log_likelihood_per_failure", "concordance", b"concordance", "integrated_brier_score", b"integrated_brier_score", "log_likelihood_per_failure", b"log_likelihood_per_failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concordance", b"_concordance", "_integrated_brier_score", b"_integrated_brier_score", "_log_likelihood_per_failure", b"_log_likelihood_per_failure", "concordance", b"concordance", "distribution", b"distribution", "finding", b"finding", "integrated_brier_score", b"integrated_brier_score", "log_likelihood_per_failure", b"log_likelihood_per_failure"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__concordance: _TypeAlias = _typing.Literal["concordance"]  # noqa: Y015
+    _WhichOneofArgType__concordance: _TypeAlias = _typing.Literal["_concordance", b"_concordance"]  # noqa: Y015
+    _WhichOneofReturnType__integrated_brier_score: _TypeAlias = _typing.Literal["integrated_brier_score"]  # noqa: Y015
+    _WhichOneofArgType__integrated_brier_score: _TypeAlias = _typing.Literal["_integrated_brier_score", b"_integrated_brier_score"]  # noqa: Y015
+    _WhichOneofReturnType__log_likelihood_per_failure: _TypeAlias = _typing.Literal["log_likelihood_per_failure"]  # noqa: Y015
+    _WhichOneofArgType__log_likelihood_per_failure: _TypeAlias = _typing.Literal["_log_likelihood_per_failure", b"_log_likelihood_per_failure"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__concordance) -> _WhichOneofReturnType__concordance | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__integrated_brier_score) -> _WhichOneofReturnType__integrated_brier_score | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_likelihood_per_failure) -> _WhichOneofReturnType__log_likelihood_per_failure | None: ...
+
+Global___ValidationResult: _TypeAlias = ValidationResult  # noqa: Y015
 
 @_typing.final
 class EffectReport(_message.Message):
@@ -2151,6 +2717,7 @@ class FitOutcomesResponse(_message.Message):
     FAILURE_COUNT_FIELD_NUMBER: _builtins.int
     MISCLASSIFIED_COUNT_FIELD_NUMBER: _builtins.int
     KAPLAN_MEIER_FIELD_NUMBER: _builtins.int
+    DIAGNOSTICS_FIELD_NUMBER: _builtins.int
     observation_count: _builtins.int
     """The number of rows fitted."""
     failure_count: _builtins.int
@@ -2165,6 +2732,10 @@ class FitOutcomesResponse(_message.Message):
     def kaplan_meier(self) -> Global___Curve:
         """The Kaplan-Meier curve, failures placed at the upper end of their interval."""
 
+    @_builtins.property
+    def diagnostics(self) -> Global___Diagnostics:
+        """Whether the fits fit. Absent if none has numbers."""
+
     def __init__(
         self,
         *,
@@ -2173,10 +2744,11 @@ class FitOutcomesResponse(_message.Message):
         failure_count: _builtins.int = ...,
         misclassified_count: _builtins.int = ...,
         kaplan_meier: Global___Curve | None = ...,
+        diagnostics: Global___Diagnostics | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kaplan_meier", b"kaplan_meier"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["diagnostics", b"diagnostics", "kaplan_meier", b"kaplan_meier"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure_count", b"failure_count", "fits", b"fits", "kaplan_meier", b"kaplan_meier", "misclassified_count", b"misclassified_count", "observation_count", b"observation_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["diagnostics", b"diagnostics", "failure_count", b"failure_count", "fits", b"fits", "kaplan_meier", b"kaplan_meier", "misclassified_count", b"misclassified_count", "observation_count", b"observation_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
