@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cli.sections.effects import effects
+from cli.sections.ranking import ranking
 from cli.sections.section import Section
 from cli.sections.survivors import survivors
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from afr.survival.v1.survival_service_pb2 import Report
 
 # In the order in which they are shown.
-_MAKERS: tuple[Callable[[Report], Section | None], ...] = (survivors, effects)
+_MAKERS: tuple[Callable[[Report], Section | None], ...] = (survivors, effects, ranking)
 
 
 def sections(report: Report) -> tuple[Section, ...]:
