@@ -26,9 +26,7 @@ def test_a_report_of_several_jobs_has_the_concordances_of_its_fits(
 ) -> None:
     jobs = [
         job(simulated_checks(120, scale=scale, seed=i), attack_job_id=f"job-{i}", attack_parameters={"epsilon": size})
-            simulated_checks(120, scale=scale, seed=i), attack_job_id=f"job-{i}", attack_parameters={"epsilon": epsilon}
-        )
-        for i, (scale, epsilon) in enumerate([(12.0, 0.05), (5.0, 0.1), (2.5, 0.2)])
+        for i, (scale, size) in enumerate([(12.0, 0.05), (5.0, 0.1), (2.5, 0.2)])
     ]
     report = make_report(jobs, ReportOptions())
     for clock in report.clock_reports:
