@@ -148,6 +148,45 @@ def test_several_jobs_are_read_at_once_and_fitted_together(faults: Any, tmp_path
     assert [job.failed_count for job in report.jobs] == [sum(r[1] == 2 for r in rows(0, n)) for n in (50, 70)]
 
 
+def test_effects_of_several_jobs_and_their_distances_cross_the_wire(faults: Any, tmp_path: Path) -> None:
+    """Two depths at two epsilons each: a sweep for each model, and a split of what differs."""
+    jobs, scripts = [], {}
+    for depth, digest in ((18, "w"), (50, "v")):
+        for epsilon in (0.1, 0.2):
+            name = f"{digest}-{epsilon}"
+            job = faults.job(SUCCEEDED, attack_job_id=name)
+            job.spec.model, job.model_record.weights_digest = f"resnet{depth}", digest
+            job.spec.attack_parameters["epsilon"] = epsilon
+            batches = [faults.batch(0, rows(0, 60), weights_digest=digest)]
+            jobs.append(job)
+            scripts[name] = [*batches, faults.end(batches, job)]
+
+    async def main() -> Any:
+        async with faults.server(jobs=jobs) as attack, stub_for(attack.address, tmp_path) as stub:
+            attack.by_job = scripts
+            responses = [response async for response in stub.CreateReport(create(*scripts, clock=3))]
+            return responses[-1].report
+
+    report = asyncio.run(main())
+    assert [clock.clock for clock in report.clock_reports] == [3, 1, 2]
+    assert report.distance_norm == "inf"
+    assert report.clock_reports[0].conclusion == pb.CONCLUSION_UNSPECIFIED
+    assert not report.clock_reports[0].cost_per_failure.HasField("value")
+    found = report.effect_report
+    assert [effect.contrast for effect in found.effects] == ["50 layers instead of 18", "epsilon doubled"]
+    depth, epsilon = found.effects
+    assert (depth.status, depth.model_level) == (pb.Effect.STATUS_TOO_FEW_MODELS, True)
+    assert (epsilon.status, epsilon.model_level) == (pb.Effect.STATUS_OK, False)
+    assert depth.total.value == pytest.approx(depth.queries.value * depth.seconds_per_query.value)
+    assert found.model_count == 2
+
+
+def test_a_distance_that_jobs_do_not_have_is_refused_before_they_are_read(faults: Any, tmp_path: Path) -> None:
+    failure = not_reported(faults, [faults.wait(30)], request=create(clock=3), folder=tmp_path)
+    assert failure.field == "options.clock"
+    assert "ran at one epsilon" in failure.message
+
+
 def test_a_canceled_job_gives_a_partial_report(faults: Any, tmp_path: Path) -> None:
     batches = [faults.batch(0, rows(0, 30))]
     end = faults.end(batches, faults.job(CANCELED, sample_count=200))
