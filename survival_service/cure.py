@@ -27,7 +27,7 @@ from survival_service.estimates import (
     normal_quantile,
 )
 from survival_service.fits import INTERCEPT, USABLE, Coefficient, Fit, Status
-from survival_service.fitting import CLUSTERS_PER_PARAMETER, Prepared
+from survival_service.fitting import CLUSTERS_PER_PARAMETER, MOST_PROFILED_ROWS, Prepared
 from survival_service.likelihood import Maximum
 from survival_service.maxima import LARGEST_LOG_SCALE_ERROR, LARGEST_STANDARDISED_ERROR, inverse_information
 from survival_service.mixture import MixtureLikelihood, maximise_mixture, profile_bounds
@@ -127,9 +127,10 @@ def fit_cure(rows: Prepared, plain: Fit, *, level: float = DEFAULT_LEVEL) -> Cur
 
     The maximum by EM (Peng and Dear 2000; Sy and Taylor 2000) and Newton's method, errors of all parameters together
     by the observed information (Louis 1982), with clusters the sandwich. The interval of the cured share is that of the
-    profile likelihood, with clusters symmetric on the logit scale. The p-value tests that there is none: at the edge
-    of what a share can be, twice the log-likelihood gained is 0 half of the time and chi-squared of 1 degree otherwise
-    (Self and Liang 1987; Maller and Zhou 1996); clusters have no such test.
+    profile likelihood; with clusters, and with more rows than that is quick for, symmetric on the logit scale. The
+    p-value tests that there is none: at the edge of what a share can be, twice the log-likelihood gained is 0 half of
+    the time and chi-squared of 1 degree otherwise (Self and Liang 1987; Maller and Zhou 1996); clusters have no such
+    test.
     """
     distribution, design = plain.distribution, rows.design
     k = plain.parameter_count + 1
@@ -164,9 +165,8 @@ def fit_cure(rows: Prepared, plain: Fit, *, level: float = DEFAULT_LEVEL) -> Cur
     caveat, interval = "", None
     if rows.observations.cluster is not None:
         covariance, caveat = _clustered(likelihood, found, covariance, rows.observations.cluster)
-    else:
-        drop = 0.5 * normal_quantile(level) ** 2
-        floor = found.log_likelihood - drop
+    elif design.row_count <= MOST_PROFILED_ROWS:
+        floor = found.log_likelihood - 0.5 * normal_quantile(level) ** 2
         start = float(found.parameters[0])
         interval = profile_bounds(likelihood, found.parameters[1:], start, floor, plain.log_likelihood)
     return _filled(searched, likelihood, found, covariance, rows, interval, caveat, level)
@@ -203,7 +203,7 @@ def _without_cured_share(
     beta = np.array([coefficient.estimate for coefficient in plain.coefficients])
     latency = likelihood.plain.standardised(beta, plain.scale)
     upper = None
-    if not clustered:
+    if not clustered:  # few steps, and the only bound there is: worth its time with any number of rows
         floor = plain.log_likelihood - 0.5 * max(0.0, float(ndtri(level))) ** 2
         # A share of this many samples costs less likelihood than that.
         start = -math.log(likelihood.observation_count) - 2.0

@@ -298,6 +298,20 @@ def test_an_exponential_needs_two_checks() -> None:
     assert cure(twice, Distribution.EXPONENTIAL).status in (CureStatus.OK, CureStatus.NO_CURED_SHARE)
 
 
+def test_many_rows_have_the_maximum_of_their_counts() -> None:
+    """A search that begins in a sample of the rows, against one in 21 cells; the intervals are then the same but for
+    what the profile's is skewed."""
+    counts = checked(0.3, count=40_000)
+    times = counts.weight.astype(int)
+    alone = Observations(
+        np.repeat(counts.lower, times), np.repeat(counts.upper, times), np.ones(40_000), np.empty((40_000, 0))
+    )
+    few, many = cure(counts), cure(alone)
+    assert many.log_likelihood == pytest.approx(few.log_likelihood, rel=1e-12)
+    assert many.logit_standard_error == pytest.approx(few.logit_standard_error, rel=1e-5)
+    np.testing.assert_allclose(known(many.cured_share), known(few.cured_share), atol=1e-4)
+
+
 def test_fits_come_best_first() -> None:
     rows = prepared(checked(0.3, count=2000))
     fits = tuple(fit(rows, one) for one in (Distribution.LOG_NORMAL, Distribution.WEIBULL, Distribution.EXPONENTIAL))
