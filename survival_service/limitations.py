@@ -33,15 +33,17 @@ def limitations(
     surviving_share: float = 0.0,
     shared_images: bool = False,
     conclusions: Sequence[tuple[Clock, Conclusion | None]] = (),
+    stopped_as_planned: bool = False,
 ) -> tuple[str, ...]:
     """Everything a reader should know before quoting a number, the weightiest first, without repetition.
 
-    `surviving_share` is where the curve of Kaplan and Meier ends; `shared_images` says that jobs attacked the same.
+    `surviving_share` is where the curve of Kaplan and Meier ends; `shared_images` says that jobs attacked the same,
+    `stopped_as_planned` that the one job was to stop at a precision, and did.
     """
     found = [
         *_of_conclusions([(clock, conclusion) for clock, conclusion in conclusions if conclusion is not None]),
         *_of_training(jobs),
-        *_of_jobs(jobs),
+        *_of_jobs(jobs, stopped_as_planned),
         *_of_devices(jobs),
         *_of_defences(jobs),
         *_of_counts(jobs, surviving_share, fitted=any(fit.has_numbers for _, those in fits for fit in those)),
@@ -78,15 +80,23 @@ def _of_training(jobs: Sequence[tuple[JobFacts, OutcomeTable]]) -> Iterator[str]
             )
 
 
-def _of_jobs(jobs: Sequence[tuple[JobFacts, OutcomeTable]]) -> Iterator[str]:
+def _of_jobs(jobs: Sequence[tuple[JobFacts, OutcomeTable]], stopped_as_planned: bool) -> Iterator[str]:
     for facts, table in jobs:
         name = f"job {facts.attack_job_id}"
         missing = facts.sample_count - table.outcome_count
-        if facts.canceled:
+        if facts.canceled and stopped_as_planned:
+            yield (
+                f"{name} stopped as planned after {table.outcome_count} of {facts.sample_count} samples; those under "
+                "attack then count as surviving up to their last check, which the fits and curves take into account, "
+                "but the share of failures and the accuracy under attack do not. Only the interval that it was "
+                "stopped for is corrected for the looks at it; all others are for a number of samples fixed beforehand"
+            )
+        elif facts.canceled:
             yield (
                 f"{name} was canceled after {table.outcome_count} of {facts.sample_count} samples; those under attack "
                 "count as surviving up to their last check, so at least the reported share fails, and the accuracy "
-                "under attack is at most the reported one"
+                "under attack is at most the reported one. Its intervals are for a number of samples fixed beforehand: "
+                "if it was canceled because one had become narrow, they promise more than they hold"
             )
         elif missing > 0:
             yield f"{name} reported {table.outcome_count} of {facts.sample_count} samples, so the report is partial"

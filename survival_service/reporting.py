@@ -39,7 +39,8 @@ from survival_service.outcome_table import OutcomeTable
 from survival_service.pooling import jobs_of_rows, pooled
 from survival_service.ranking import FitConcordance, fit_concordances
 from survival_service.scoring import Conclusion, Score, Spending, benign_rate, images, paper_rate, score, spending
-from survival_service.sequential import Stopping
+from survival_service.sequential import Monitor, Stopping
+from survival_service.stopping import decided
 from survival_service.wording import summary
 
 DEFAULT_DISTRIBUTIONS = (Distribution.WEIBULL, Distribution.LOG_NORMAL, Distribution.LOG_LOGISTIC)
@@ -198,8 +199,13 @@ class ObservationFits:
     diagnostics: Diagnostics | None = None
 
 
-def make_report(jobs: Sequence[tuple[JobFacts, OutcomeTable]], options: ReportOptions) -> Report:
-    """Make the report of one or more jobs that have ended, or were read as far as they got."""
+def make_report(
+    jobs: Sequence[tuple[JobFacts, OutcomeTable]], options: ReportOptions, monitor: Monitor | None = None
+) -> Report:
+    """Make the report of one or more jobs that have ended, or were read as far as they got.
+
+    `monitor` has the looks taken at the one job while it ran, if it was to stop at a precision.
+    """
     if not jobs:
         raise InvalidRequest("attack_job_ids", "name at least one attack job to report on")
     level = options.confidence_level
@@ -208,6 +214,7 @@ def make_report(jobs: Sequence[tuple[JobFacts, OutcomeTable]], options: ReportOp
     survived = sum(table.survived_count for _, table in jobs)
     misclassified = sum(table.misclassified_count for _, table in jobs)
     total, at_risk = failed + survived + misclassified, failed + survived
+    stopping = None if monitor is None else decided(monitor, *jobs[0], options.clock, ended=True)
 
     require_clock([facts for facts, _ in jobs], options)
     norm = "" if no_distance([facts for facts, _ in jobs]) else jobs[0][0].norm
@@ -254,6 +261,7 @@ def make_report(jobs: Sequence[tuple[JobFacts, OutcomeTable]], options: ReportOp
             surviving_share=min(concluding.kaplan_meier.survival, default=0.0),
             shared_images=np.unique(image).size < total,
             conclusions=[(report.clock, report.conclusion) for report in reports.values()],
+            stopped_as_planned=stopping is not None and stopping.met,
         ),
         costs=_costs(outcomes, scores[Clock.SECONDS], options),
         jobs=tuple(_reported(facts, table) for facts, table in jobs),
@@ -263,6 +271,7 @@ def make_report(jobs: Sequence[tuple[JobFacts, OutcomeTable]], options: ReportOp
         confidence_level=level,
         effect_report=effect_report(jobs, {clock: report.fits for clock, report in reports.items()}, level),
         distance_norm=norm,
+        stopping=stopping,
     )
 
 
@@ -273,16 +282,20 @@ def require_clock(jobs: Sequence[JobFacts], options: ReportOptions) -> None:
 
 
 def make_progress(
-    jobs: Sequence[tuple[JobFacts, OutcomeTable]], options: ReportOptions, previous: ReportProgress | None = None
+    jobs: Sequence[tuple[JobFacts, OutcomeTable]],
+    options: ReportOptions,
+    previous: ReportProgress | None = None,
+    monitor: Monitor | None = None,
 ) -> ReportProgress:
     """Count what has arrived and fit it on the requested clock, samples in flight censored at their last check.
 
     Distances are of whole jobs, so their provisional fits are on queries.
 
-    `previous` lends its fits as starting points.
+    `previous` lends its fits as starting points. `monitor` has all looks at the one job so far.
     """
     starts = {fit.distribution: fit for fit in previous.provisional_fits} if previous else {}
     clock = options.clock.of_costs
+    stopping = None if monitor is None else decided(monitor, *jobs[0], clock)
     return ReportProgress(
         outcome_count=sum(table.outcome_count for _, table in jobs),
         failed_count=sum(table.failed_count for _, table in jobs),
@@ -290,6 +303,7 @@ def make_progress(
         misclassified_count=sum(table.misclassified_count for _, table in jobs),
         in_flight_count=sum(table.in_flight_count for _, table in jobs),
         provisional_fits=_fits(pooled(jobs, clock), options, clock, starts) if jobs else (),
+        stopping=stopping,
     )
 
 

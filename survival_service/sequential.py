@@ -31,7 +31,7 @@ from survival_service.observations import FloatArray, Observations
 FEWEST_FAILURES = 20
 """No look before so many samples have failed: the estimates are not near enough to normal."""
 
-FEWEST_AT_END = 20
+FEWEST_AT_END = 30
 """No look at a quantity up to the attack's budget before so many samples were watched that long."""
 
 # The next look is due when failures have grown by at least and at most so much.
@@ -158,9 +158,7 @@ class Monitor:
             # does no harm, as none of the estimates that it has come to is asked.
             return self
         estimate = Estimate(known.value, low, high)
-        found = Look(
-            failure_count, sample_count, fraction, spent, quantile, estimate, _exp(reached), known.information
-        )
+        found = Look(failure_count, sample_count, fraction, spent, quantile, estimate, _exp(reached), known.information)
         return replace(self, looks=(*self.looks, found))
 
 
@@ -213,7 +211,7 @@ def evidence(quantity: Quantity, observations: Observations, end: float | None) 
     """What these observations say about a quantity, from the curve of Kaplan and Meier; no distribution is assumed.
 
     A failure stands at the check that found it. `end` is the attack's budget, None as long as no sample has survived
-    it: the median needs none, the others at least 20 samples that came as far. None where there is nothing to say yet.
+    it: the median needs none, the others at least 30 samples that came as far. None where there is nothing to say yet.
     """
     if quantity is not Quantity.MEDIAN and end is None:
         return None
@@ -246,8 +244,18 @@ def evidence(quantity: Quantity, observations: Observations, end: float | None) 
     area = survival * np.diff(np.append(times, end))
     value = float(times[0] + area.sum())
     after = area[::-1].cumsum()[::-1]
-    variance = float((after**2 * growth).sum()) / value**2
-    return _Mean(value, math.sqrt(variance)) if variance > 0 else None
+    error = math.sqrt(float((after**2 * growth).sum()))
+    return _Mean(value, end, error) if error > 0 else None
+
+
+def mean_spent(observations: Observations) -> float:
+    """What a sample spends on average up to the longest time observed: the area under the curve of Kaplan and Meier."""
+    time = np.where(observations.failed, observations.upper, observations.lower)
+    times, index = np.unique(time, return_inverse=True)
+    fell = np.bincount(index.ravel(), observations.weight * observations.failed)
+    at_risk = np.bincount(index.ravel(), observations.weight)[::-1].cumsum()[::-1]
+    before = np.append(1.0, np.cumprod(1.0 - fell / at_risk)[:-1])
+    return float(before @ np.diff(np.append(0.0, times)))
 
 
 def _effective(survival: FloatArray, greenwood: FloatArray, at_risk: FloatArray) -> FloatArray:
@@ -327,18 +335,23 @@ class _Share:
 
 @dataclass(frozen=True, slots=True)
 class _Mean:
-    """A mean, its interval symmetric on the log scale."""
+    """A mean time restricted to `end`, its interval symmetric in the log odds of its share of `end`.
+
+    On that scale it is nearest to normal: a mean that comes out too long seems more certain than one too short.
+    """
 
     value: float
-    log_standard_error: float
+    end: float
+    standard_error: float
 
     @property
     def information(self) -> float:
-        return 1.0 / self.log_standard_error**2
+        return (self.value * (1.0 - self.value / self.end) / self.standard_error) ** 2
 
     def interval(self, quantile: float) -> tuple[float, float]:
-        margin = quantile * self.log_standard_error
-        return self.value * _exp(-margin), self.value * _exp(margin)
+        odds, margin = self.value / (self.end - self.value), quantile / math.sqrt(self.information)
+        low, high = odds * _exp(-margin), odds * _exp(margin)
+        return self.end * low / (1.0 + low), self.end if math.isinf(high) else self.end * high / (1.0 + high)
 
 
 def _half_width(lower: float, upper: float) -> float:

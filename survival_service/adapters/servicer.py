@@ -24,6 +24,8 @@ from survival_service.adapters.submission import ReportSubmission, Submission
 from survival_service.errors import InvalidRequest
 from survival_service.estimates import DEFAULT_LEVEL
 from survival_service.planning import plan_samples
+from survival_service.sequential import Monitor
+from survival_service.stopping import decided, look_at
 
 MOST_JOBS = 1000
 """Attack jobs in one report; each holds a stream open."""
@@ -64,25 +66,29 @@ class SurvivalServicer(pb_grpc.SurvivalServiceServicer):
         self, request: pb.CreateReportRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.CreateReportResponse]:
         options = wire.report_options(request.options)
+        monitor = wire.monitor(request, options)
         reading = Reading(self._client, wire.attack_job_ids(request, MOST_JOBS))
         # The generator of a call that its client cancelled is closed some time later; its reading must stop now.
         context.add_done_callback(lambda _: reading.close())  # type: ignore[arg-type]  # a protocol with a positional name
         try:
             await reading.open()
             reporting.require_clock([read.facts for read in reading.jobs], options)
-            async for progress in self._follow(reading, options):
+            async for progress in self._follow(reading, options, monitor):
                 yield pb.CreateReportResponse(progress=wire.progress(progress))
-            report = await self._work(lambda: reporting.make_report(_facts_and_tables(reading), options))
+            looked = _looked(monitor, progress)
+            report = await self._work(lambda: reporting.make_report(_facts_and_tables(reading), options, looked))
         finally:
             reading.close()
         yield pb.CreateReportResponse(report=await self._work(lambda: self._keep(report)))
 
     async def _follow(
-        self, reading: Reading, options: reporting.ReportOptions
+        self, reading: Reading, options: reporting.ReportOptions, monitor: Monitor | None
     ) -> AsyncIterator[reporting.ReportProgress]:
-        """The progress of a reading until all its jobs have ended, at a bounded rate."""
+        """The progress of a reading until all its jobs have ended, at a bounded rate, with the looks that fell due."""
         loop = asyncio.get_running_loop()
         progress = reporting.ReportProgress(0, 0, 0, 0, 0)
+        if monitor is not None:
+            progress = replace(progress, stopping=decided(monitor, *_facts_and_tables(reading)[0], options.clock))
         yield progress
         said = loop.time()
         while not reading.ended:
@@ -90,12 +96,9 @@ class SurvivalServicer(pb_grpc.SurvivalServiceServicer):
             arrived = await reading.wait(self._pace.quiet)
             working = loop.time()
             recorded = await self._work(lambda batch=arrived: reading.take(batch))  # type: ignore[misc]
-            if recorded:
-                progress = await self._work(
-                    lambda last=progress: reporting.make_progress(  # type: ignore[misc]
-                        _facts_and_tables(reading), options, last
-                    )
-                )
+            # A job that ends without another outcome gets its last look all the same.
+            if recorded or (monitor is not None and reading.ended):
+                progress = await self._work(lambda last=progress: _progress(reading, options, last, monitor))  # type: ignore[misc]
             if recorded or loop.time() - said >= self._pace.quiet:
                 yield progress
                 said = loop.time()
@@ -168,6 +171,20 @@ class SurvivalServicer(pb_grpc.SurvivalServiceServicer):
 
     async def _work(self, function: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._workers, function)
+
+
+def _progress(
+    reading: Reading, options: reporting.ReportOptions, last: reporting.ReportProgress, monitor: Monitor | None
+) -> reporting.ReportProgress:
+    jobs, looked = _facts_and_tables(reading), _looked(monitor, last)
+    if looked is not None:
+        looked = look_at(looked, *jobs[0], options.clock, ended=reading.ended)
+    return reporting.make_progress(jobs, options, last, looked)
+
+
+def _looked(monitor: Monitor | None, progress: reporting.ReportProgress) -> Monitor | None:
+    """The monitor with the looks taken until this progress."""
+    return monitor if monitor is None or progress.stopping is None else replace(monitor, looks=progress.stopping.looks)
 
 
 def _facts_and_tables(reading: Reading) -> list[tuple[Any, Any]]:
