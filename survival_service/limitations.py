@@ -234,6 +234,6 @@ def _of_models(jobs: Sequence[tuple[JobFacts, OutcomeTable]]) -> Iterator[str]:
         yield "one trained model was attacked: the intervals cover its samples, not what training it again would give"
     else:
         yield (
-            f"{models} trained models were attacked; effects of the model or its defence rest on these few, and the fits' "
-            "intervals leave out what training again would change"
+            f"{models} trained models were attacked; effects of the model or its defence rest on these few, and the "
+            "intervals of the fits leave out what training again would change"
         )
