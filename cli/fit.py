@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.commands import StrictCommand
+from cli.fit_diagnostics import diagnostics_blocks, diagnostics_object
 from cli.options import distribution_number, distribution_option, level, survival_address
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def fits_json(fitted: FitOutcomesResponse) -> str:
         "observation_count": fitted.observation_count,
         "failure_count": fitted.failure_count,
         "fits": [_fit_object(one) for one in fitted.fits],
+        "diagnostics": diagnostics_object(fitted),
     }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -112,6 +114,8 @@ def fits_text(fitted: FitOutcomesResponse) -> str:
     dropped = dict.fromkeys(f"left out: {sentence}" for one in fitted.fits for sentence in one.dropped_covariates)
     if reasons or dropped:
         blocks.append("\n".join([*reasons, *dropped]))
+    if fitted.HasField("diagnostics"):
+        blocks.extend(diagnostics_blocks(fitted))
     return "\n\n".join(blocks)
 
 

@@ -146,7 +146,7 @@ def _fit_finding(described: Sequence[DistributionDiagnostics], fits: Sequence[Fi
     if best.residual_p_value is None:
         judged = "whether it fits cannot be tested here"
     elif best.residual_p_value < ALPHA:
-        judged = f"it does not fit: its residuals are off by up to {gap}, more than chance would have it"
+        judged = f"it does not quite fit: its residuals are off by up to {gap}, more than chance would have it"
     else:
         judged = f"nothing speaks against it: its residuals are off by up to {gap}, no more than chance would have it"
     return f"{lead}; {judged}{off}."

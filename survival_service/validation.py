@@ -91,8 +91,8 @@ def _folds(data: Observations, configuration: IntArray | None) -> _Folds | None:
         made = _Folds(data, fold, count, f"{count} folds of images, all rows of one together{why}")
     else:
         made = _scattered(data)
-        one = "one configuration" if configuration is not None else "rows that nothing groups"
-        made = replace(made, finding=f"{made.count} folds of samples: there is {one}")
+        why = why or (": there is one configuration" if configuration is not None else ": nothing groups the rows")
+        made = replace(made, finding=f"{made.count} folds of samples{why}")
     return made if made.count > 1 else None
 
 

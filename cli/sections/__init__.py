@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from cli.sections.assumptions import assumptions
 from cli.sections.effects import effects
+from cli.sections.goodness import goodness
 from cli.sections.ranking import ranking
 from cli.sections.section import Section
 from cli.sections.survivors import survivors
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from afr.survival.v1.survival_service_pb2 import Report
 
 # In the order in which they are shown.
-_MAKERS: tuple[Callable[[Report], Section | None], ...] = (survivors, effects, ranking)
+_MAKERS: tuple[Callable[[Report], Section | None], ...] = (survivors, effects, ranking, goodness, assumptions)
 
 
 def sections(report: Report) -> tuple[Section, ...]:
