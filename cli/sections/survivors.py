@@ -10,6 +10,7 @@ from cli.quantities import (
     clock_word,
     count,
     distribution_word,
+    has_numbers,
     number,
     on_clock,
     share,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 _OK, _NO_CURED_SHARE = 1, 2  # CureFit.Status
 _SHORT = 2  # CureFit.FollowUp
-_SIGNIFICANT = 0.05
+_NOT_RULED_OUT = 4.0  # AIC above the best, as of the follow-up
 _COLUMNS = ("distribution", "never fail", "not yet failed", "median of the others", "AIC", "p")
 _DEFINITION = (
     "The fits above let every sample fail in the end. These let a share never fail, whatever this attack spends; not "
@@ -67,10 +68,12 @@ def _answer(clock: ClockReport) -> str:
             text += f", and at most {share(best.cured_share.upper)} never do"
         return f"{text} ({name} fit). {_follow_up(best)}"
     others = f"Half of the others fail by {with_unit(on_clock(best.median, clock.clock), clock.clock)}."
-    if best.HasField("p_value") and best.p_value >= _SIGNIFICANT:
+    plain = min((fit for fit in clock.fits if has_numbers(fit)), key=lambda fit: fit.aic, default=None)
+    if plain is not None and plain.aic <= best.aic + _NOT_RULED_OUT:
         return (
-            f"Perhaps none: the best estimate is {value} of the samples at risk ({name} fit), but the data are about "
-            f"as likely if every sample fails in the end (p = {number(best.p_value, 2)}). {others}"
+            f"Perhaps none: the best estimate is {value} of the samples at risk ({name} fit), but the "
+            f"{distribution_word(plain.distribution)} fit in which every sample fails in the end is not ruled out (AIC "
+            f"{plain.aic:.1f} against {best.aic:.1f}). {others}"
         )
     return (
         f"An estimated {value} of the samples at risk never fail, whatever this attack spends ({name} fit). {others} "
