@@ -78,8 +78,8 @@ def fit(
     (Huber 1967, with G/(G-1)) and intervals are Student's with G-1 degrees of freedom, otherwise the inverse
     information and normal ones; where the clusters are too few for either to be trusted, the status message says so. A
     group without failures leaves the limit of the fit, and a bound for its effect. `start`, an earlier fit with the
-    same covariates, saves iterations and changes nothing else. The curve and the concordance, which cost more than the
-    fit, are left to `described`.
+    same covariates to nearly the same rows, saves iterations and moves no number by a thousandth of its error. The
+    curve and the concordance, which cost more than the fit, are left to `described`.
     """
     rows = observations if isinstance(observations, Prepared) else prepared(observations)
     data = rows.observations

@@ -22,8 +22,9 @@ _TOLERANCE = 1e-10
 # A step that promises less than this, in nats a sample, moves the parameters by its root, 1e-9, in units in which they
 # are of order one: value and curvature need no looking at again.
 _NEGLIGIBLE = 1e-18
-# From the maximum of nearly the same rows it is this one: parameters within some 1e-10, their errors within 1e-5.
-_NEGLIGIBLE_NEARBY = 1e-10
+# From the maximum of nearly the same rows it is this one: what such a step leaves is about its square, far below a
+# thousandth of a standard error, and the curvature is that of a place so near that errors differ by less than that.
+_NEGLIGIBLE_NEARBY = 3e-7
 _ITERATION_LIMIT = 60
 _HALVING_LIMIT = 40
 # A search in more rows than this begins where one in a sample of that many ended: with n rows the sample's maximum is

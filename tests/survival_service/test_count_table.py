@@ -146,8 +146,8 @@ def test_a_refit_after_one_percent_more_takes_at_most_two_steps() -> None:
     assert warm.iteration_count <= 2 < cold.iteration_count
     assert warm.observation_count == 404 * 40
     for one, other in zip(warm.coefficients, cold.coefficients, strict=True):
-        assert abs(one.estimate - other.estimate) < 1e-6 * other.standard_error
-        assert one.standard_error == pytest.approx(other.standard_error, rel=1e-6)
+        assert abs(one.estimate - other.estimate) < 1e-3 * other.standard_error
+        assert one.standard_error == pytest.approx(other.standard_error, rel=1e-3)
 
 
 def test_samples_in_flight_are_censored_at_the_check_they_were_last_seen_at() -> None:
