@@ -23,11 +23,12 @@ from survival_service.estimates import (
     NO_ESTIMATE,
     Curve,
     Estimate,
+    interval_quantile,
     log_interval,
     normal_quantile,
 )
 from survival_service.fits import INTERCEPT, USABLE, Coefficient, Fit, Status
-from survival_service.fitting import CLUSTERS_PER_PARAMETER, MOST_PROFILED_ROWS, Prepared
+from survival_service.fitting import CLUSTERS_PER_PARAMETER, FEW_CLUSTERS, MOST_PROFILED_ROWS, Prepared
 from survival_service.likelihood import Maximum
 from survival_service.maxima import LARGEST_LOG_SCALE_ERROR, LARGEST_STANDARDISED_ERROR, inverse_information
 from survival_service.mixture import MixtureLikelihood, maximise_mixture, profile_bounds
@@ -162,14 +163,17 @@ def fit_cure(rows: Prepared, plain: Fit, *, level: float = DEFAULT_LEVEL) -> Cur
             "attack more samples, or longer",
             p_value=None,
         )
-    caveat, interval = "", None
+    caveat, interval, degrees = "", None, None
     if rows.observations.cluster is not None:
-        covariance, caveat = _clustered(likelihood, found, covariance, rows.observations.cluster)
+        covariance, degrees, caveat = _clustered(likelihood, found, covariance, rows.observations.cluster)
     elif design.row_count <= MOST_PROFILED_ROWS:
         floor = found.log_likelihood - 0.5 * normal_quantile(level) ** 2
         start = float(found.parameters[0])
         interval = profile_bounds(likelihood, found.parameters[1:], start, floor, plain.log_likelihood)
-    return _filled(searched, likelihood, found, covariance, rows, interval, caveat, level)
+    return replace(
+        _filled(searched, likelihood, found, covariance, rows, interval, degrees, level),
+        status_message=USABLE + caveat,
+    )
 
 
 def _status(rows: Prepared, distribution: Distribution, parameter_count: int) -> tuple[CureStatus, str]:
@@ -229,14 +233,14 @@ def _filled(
     standard: FloatArray,
     rows: Prepared,
     interval: tuple[float, float] | None,
-    caveat: str,
+    degrees_of_freedom: int | None,
     level: float,
 ) -> CureFit:
     """The fit with its numbers, on the scale of the data."""
     share, beta, sigma, jacobian = likelihood.natural(found.parameters)
     covariance = jacobian @ standard @ jacobian.T
     errors = np.sqrt(np.maximum(np.diag(covariance), 0.0)).tolist()
-    eta, margin = float(found.parameters[0]), normal_quantile(level) * errors[0]
+    eta, margin = float(found.parameters[0]), interval_quantile(level, degrees_of_freedom) * errors[0]
     lower, upper = interval or (float(expit(eta - margin)), float(expit(eta + margin)))
     size, horizon = beta.size, searched.restriction_time
     unfailed = _unfailed_share(likelihood, beta, sigma, horizon)
@@ -247,12 +251,11 @@ def _filled(
     if searched.parameter_count > size + 1:
         project[2, size + 1] = 1.0
     of_law = project @ covariance @ project.T
-    susceptible = FittedTime(likelihood.family, float(at_means @ beta), sigma, of_law[1:, 1:])
+    susceptible = FittedTime(likelihood.family, float(at_means @ beta), sigma, of_law[1:, 1:], degrees_of_freedom)
     law = MixtureTime(susceptible, eta, of_law)
     return replace(
         searched,
         status=CureStatus.OK,
-        status_message=USABLE + caveat,
         cured_share=Estimate(share, min(lower, share), max(upper, share)),
         logit_standard_error=errors[0],
         follow_up=_follow_up(unfailed),
@@ -261,7 +264,7 @@ def _filled(
         median=law.susceptible.median(level),
         restricted_mean=law.restricted_mean(horizon, level),
         coefficients=tuple(
-            Coefficient(name, b, e, log_interval(b, e, level))
+            Coefficient(name, b, e, log_interval(b, e, level, degrees_of_freedom=degrees_of_freedom))
             for name, b, e in zip((INTERCEPT, *rows.observations.names), beta.tolist(), errors[1:], strict=False)
         ),
         scale=sigma,
@@ -302,15 +305,28 @@ def _unidentified(found: Maximum, covariance: FloatArray, distribution: Distribu
 
 def _clustered(
     likelihood: MixtureLikelihood, found: Maximum, bread: FloatArray, cluster: IntArray
-) -> tuple[FloatArray, str]:
-    """The sandwich over clusters (Huber 1967), or the inverse information and a sentence where there are too few."""
+) -> tuple[FloatArray, int | None, str]:
+    """The sandwich over clusters (Huber 1967), the degrees of freedom of its intervals, and what to know of it.
+
+    Where there are too few clusters to estimate one it is the inverse information, and the last entry says so.
+    """
     groups, index = np.unique(cluster[likelihood.design.rows], return_inverse=True)
     if groups.size < CLUSTERS_PER_PARAMETER * likelihood.parameter_count + 1:
-        return bread, f", but its rows lie in {groups.size} clusters, too few for clustered errors"
+        return (
+            bread,
+            None,
+            (
+                f", but its rows lie in {groups.size} clusters, too few for clustered errors: its intervals take the rows as "
+                "independent and may be much too narrow; attack more samples"
+            ),
+        )
     of_rows = likelihood.row_scores(found.parameters)
     scores = np.array([np.bincount(index.ravel(), column, groups.size) for column in of_rows.T])
     sandwich: FloatArray = bread @ (scores @ scores.T) @ bread * (groups.size / (groups.size - 1))
-    return sandwich, ""
+    caveat = ""
+    if groups.size < FEW_CLUSTERS:
+        caveat = f", but its intervals rest on {groups.size} clusters and tend to be too narrow; attack more samples"
+    return sandwich, groups.size - 1, caveat
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +346,8 @@ class MixtureTime:
             step[j] = 1e-4
             gradient[j] = (self._log_mean(at + step, horizon) - self._log_mean(at - step, horizon)) / 2e-4
         error = math.sqrt(max(0.0, float(gradient @ self.covariance @ gradient)))
-        estimate = log_interval(self._log_mean(at, horizon), error, level)
+        degrees = self.susceptible.degrees_of_freedom
+        estimate = log_interval(self._log_mean(at, horizon), error, level, degrees_of_freedom=degrees)
         return replace(estimate, upper=None if estimate.upper is None else min(estimate.upper, horizon))
 
     def curve(self, horizon: float, level: float) -> Curve:
@@ -344,7 +361,7 @@ class MixtureTime:
             by_eta = share * (1.0 - share) * (1.0 - still)
             gradient = np.array([by_eta, density / of.sigma, density * z]) / (survival * (1.0 - survival))
             variance = np.einsum("it,ij,jt->t", gradient, self.covariance, gradient)
-            margin = normal_quantile(level) * np.sqrt(np.maximum(variance, 0.0))
+            margin = interval_quantile(level, of.degrees_of_freedom) * np.sqrt(np.maximum(variance, 0.0))
             centre = logit(survival)
         # Where nobody is expected to have failed yet there is nothing to be uncertain about.
         known = np.isfinite(centre) & np.isfinite(margin)

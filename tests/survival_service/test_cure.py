@@ -226,6 +226,9 @@ def test_doubled_rows_in_clusters_are_worth_no_more_than_single_ones() -> None:
     assert one.covariance is not None
     assert two.covariance is not None
     np.testing.assert_allclose(two.covariance, one.covariance, rtol=1e-6)
+    value, *ends = known(two.cured_share)
+    margin = stats.t.ppf(0.975, n - 1) * math.sqrt(two.covariance[0, 0])
+    np.testing.assert_allclose(ends, expit(math.log(value / (1 - value)) + np.array([-margin, margin])), rtol=1e-9)
     assert two.cured_share.lower == pytest.approx(one.cured_share.lower, rel=1e-6)
     assert one.p_value is two.p_value is None
 
