@@ -422,3 +422,41 @@ def test_options_out_of_range_name_their_field(options: dict[str, object], field
 def test_a_report_needs_a_job() -> None:
     with pytest.raises(InvalidRequest):
         make_report([], ReportOptions())
+
+
+def test_a_job_in_which_nothing_failed_has_a_bound_and_leaves_the_others_their_numbers(
+    job: Job, simulated_checks: Checks
+) -> None:
+    """Three jobs; nothing fails under the third attack. Every number of the fit is that of the other two."""
+    weak = job(simulated_checks(120), attack="pgd", attack_job_id="pgd")
+    strong = job(simulated_checks(120, seed=1), attack="mim", attack_job_id="mim", seed=2)
+    nothing = job([None] * 120, attack="square", attack_job_id="square", seed=3)
+    report, others = (make_report(jobs, ReportOptions()) for jobs in ([weak, strong, nothing], [weak, strong]))
+    assert_no_nan(report)
+    for clock_report, known in zip(report.clock_reports[:2], others.clock_reports[:2], strict=True):
+        for found, alone in zip(clock_report.fits, known.fits, strict=True):
+            assert found.status is Status.GROUP_WITHOUT_FAILURE
+            assert found.median.value == pytest.approx(alone.median.value)
+            assert [bound.covariate for bound in found.effect_bounds] == ["attack=square (against pgd)"]
+            assert (found.effect_bounds[0].lower or 0) > 1
+        assert sum(found.akaike_weight or 0 for found in clock_report.fits) == pytest.approx(1)
+        assert clock_report.averaged_median is not None
+        assert clock_report.paper_rate is not None
+    assert any("nothing failed in a group" in sentence for sentence in report.limitations)
+
+
+def test_distributions_with_a_shape_are_reported_like_the_others(job: Job, simulated_checks: Checks) -> None:
+    options = ReportOptions(distributions=tuple(Distribution))
+    report = make_report([job(simulated_checks(250))], options)
+    assert_no_nan(report)
+    for clock_report in report.clock_reports:
+        fits = {one.distribution: one for one in clock_report.fits}
+        assert set(fits) == set(Distribution)
+        assert fits[Distribution.GENERALIZED_GAMMA].status is Status.OK
+        assert (fits[Distribution.GENERALIZED_GAMMA].shape_standard_error or 0) > 0
+        assert fits[Distribution.GAMMA].shape == fits[Distribution.GAMMA].scale
+        whole = fits[Distribution.GENERALIZED_GAMMA].log_likelihood
+        assert all(whole >= fits[one].log_likelihood - 1e-7 for one in (Distribution.WEIBULL, Distribution.GAMMA))
+    best = make_report([job(simulated_checks(250))], ReportOptions(distributions=(Distribution.GENERALIZED_GAMMA,)))
+    assert "generalised gamma fit" in best.summary
+    assert best.clock_reports[0].averaged_median is None
