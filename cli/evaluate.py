@@ -21,6 +21,7 @@ from cli.options import (
     clock_option,
     data_folder,
     distribution_option,
+    factor,
     positive,
     report_options,
     settings,
@@ -29,10 +30,11 @@ from cli.options import (
     whole,
     workers_option,
 )
+from cli.quantities import number, quantity_word
 
 if TYPE_CHECKING:
     from afr.attack.v1.attack_service_pb2 import AttackJob, AttackSpec
-    from afr.survival.v1.survival_service_pb2 import Distribution, Report, ReportOptions
+    from afr.survival.v1.survival_service_pb2 import Distribution, Precision, Report, ReportOptions, Stopping
 
     from cli.connecting import AttackServer
     from cli.following import Event, Feed
@@ -77,6 +79,11 @@ _SUCCEEDED, _FAILED, _CANCELED = 3, 4, 5
 @click.option("--shards", type=whole, metavar="COUNT",
               help="Into how many parts to divide the samples; each worker runs one at a time.  [default: as many as "
                    "workers are there, of a batch at least]")  # fmt: skip
+@click.option("--until-precision", type=factor, metavar="FACTOR",
+              help="Stop as soon as an interval that all looks hold together is narrower than ×/÷ FACTOR, for example "
+                   "1.2, and 20 samples have failed.")  # fmt: skip
+@click.option("--until-quantity", type=click.Choice(["median", "restricted-mean", "failure-share"]),
+              help="What --until-precision is the precision of.  [default: median]")  # fmt: skip
 @workers_option
 @clock_option("queries", "seconds")
 @distribution_option("weibull, log-normal, log-logistic")
@@ -88,7 +95,7 @@ def evaluate(
     choice: ModelChoice, data_root: Path | None, attack: str, engine: str, epsilon: float | None, norm: str | None,
     step_size: float | None, max_iterations: int | None, attack_parameter: Sequence[tuple[str, float]], defence: str,
     defence_parameter: Sequence[tuple[str, float]], samples: int | None,
-    shards: int | None, workers: int | None,
+    shards: int | None, until_precision: float | None, until_quantity: str | None, workers: int | None,
     clock: str, distributions: tuple[Distribution.ValueType, ...], price_usd_per_hour: float | None, output: Path,
     output_format: str, quiet: bool,
     attack_address: str, survival_address: str, redis_url: str,
@@ -109,6 +116,7 @@ def evaluate(
       afrctl evaluate --model resnet50 --weights IMAGENET1K_V2 --attack pgd --dataset imagefolder:imagenet
       afrctl evaluate --model resnet18 --attack pgd --defence jpeg --defence-parameter quality=50
       afrctl evaluate --model resnet50 --attack pgd --workers 4 --shards 8
+      afrctl evaluate --model resnet50 --attack pgd --samples 5000 --until-precision 1.2
       afrctl evaluate --model resnet18 --attack fgm --attack-address gpu:50051 --survival-address gpu:50052
     """
     if attack == "none":
@@ -119,6 +127,8 @@ def evaluate(
         raise Misuse(
             f"--epsilon {epsilon:g} is above 1, but inputs lie in [0, 1]: give at most 1 with --norm inf{levels}"
         )
+    if until_quantity and until_precision is None:
+        raise Misuse("--until-quantity has no effect without --until-precision: leave it out, or give FACTOR too")
     from afr.attack.v1.attack_service_pb2 import AttackSpec
 
     named = {"epsilon": epsilon, "step_size": step_size, "max_iterations": max_iterations}
@@ -149,13 +159,14 @@ def evaluate(
             evaluation = Evaluation(located, display, folder)
             options = make_options(clock, price_usd_per_hour)
             options.distributions.extend(distributions)
-            report = evaluation.run(spec, options)
+            precision = None if until_precision is None else _precision(until_precision, until_quantity or "median")
+            report = evaluation.run(spec, options, precision)
             display.close()
             _publish(evaluation, report, folder, output_format, quiet)
             state = evaluation.final_state
     finally:
         display.close()
-    if state == _CANCELED:
+    if state == _CANCELED and not report.stopping.met:
         raise Problem("the job was canceled by someone else, so the report covers only the samples attacked until then")
 
 
@@ -170,6 +181,12 @@ def make_options(clock: str, price_usd_per_hour: float | None) -> ReportOptions:
     )
 
 
+def _precision(factor: float, quantity: str) -> Precision:
+    from afr.survival.v1.survival_service_pb2 import Precision, Quantity
+
+    return Precision(interval_factor=factor, quantity=Quantity.Value(f"QUANTITY_{quantity.upper().replace('-', '_')}"))
+
+
 class Evaluation:
     """One evaluation: creates the job, follows its outcomes and its report, shows where they stand."""
 
@@ -179,6 +196,7 @@ class Evaluation:
 
         self.outcomes = ReceivedOutcomes()
         self.final_state = 0
+        self._stopping = False
         self._located, self._display, self._folder = located, display, folder
         self._view = View()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -186,8 +204,11 @@ class Evaluation:
         self._report: Report | None = None
         self._said: set[str] = set()
 
-    def run(self, spec: AttackSpec, options: ReportOptions) -> Report:
-        """Run to the report. On an interrupt, cancels the job and keeps the outcomes that have arrived."""
+    def run(self, spec: AttackSpec, options: ReportOptions, precision: Precision | None = None) -> Report:
+        """Run to the report, or until the survival server has found the wanted precision.
+
+        On an interrupt, cancels the job and keeps the outcomes that have arrived.
+        """
         from cli.connecting import attack_server
 
         with attack_server(self._located.attack_address) as attack:
@@ -199,7 +220,7 @@ class Evaluation:
                 raise self._cause(problem) from problem
             try:
                 with interrupts.deferred():
-                    return self._follow(attack, job, options)
+                    return self._follow(attack, job, options, precision)
             except Interrupted:
                 self._abandon(job.attack_job_id)
                 raise
@@ -237,7 +258,9 @@ class Evaluation:
         )
         return job
 
-    def _follow(self, attack: AttackServer, job: AttackJob, options: ReportOptions) -> Report:
+    def _follow(
+        self, attack: AttackServer, job: AttackJob, options: ReportOptions, precision: Precision | None
+    ) -> Report:
         from afr.survival.v1.survival_service_pb2 import CreateReportRequest
 
         from cli.connecting import SurvivalServer
@@ -246,7 +269,7 @@ class Evaluation:
         self._view.job = job
         self._begin(OutcomeFeed(attack, job.attack_job_id, self._events))
         survival: SurvivalServer | None = None
-        request = CreateReportRequest(attack_job_ids=[job.attack_job_id], options=options)
+        request = CreateReportRequest(attack_job_ids=[job.attack_job_id], options=options, precision=precision)
         stack = self._located.stack
         while self._report is None or not self.final_state:
             interrupts.check()
@@ -318,6 +341,8 @@ class Evaluation:
                 )
             case ReportProgressed(progress):
                 self._view.report_progress = progress
+                if progress.stopping.met and not self.final_state and not self._stopping:
+                    self._stop_as_planned(progress.stopping)
             case ReportArrived(report):
                 self._report = report
             case StreamResumed(sentence):
@@ -327,6 +352,15 @@ class Evaluation:
                     # If the job has failed, its own message says more; it is on its way.
                     self._await_end(3.0)
                 raise error
+
+    def _stop_as_planned(self, stopping: Stopping) -> None:
+        """Cancel the job, since it has told what it was asked. If that fails, the next progress tries again."""
+        if self._view.job is None:
+            return
+        self._stopping = cancel_job(self._located.attack_address, self._view.job.attack_job_id)
+        found = f"the {quantity_word(stopping.quantity)} is known to ×/÷ {number(stopping.looks[-1].interval_factor)}"
+        doing = "stopping the job as planned" if self._stopping else "the server did not confirm the stop of the job"
+        self._display.note(f"{found}: {doing}")
 
     def _await_end(self, seconds: float) -> None:
         import time

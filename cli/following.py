@@ -187,6 +187,10 @@ class ReportFeed(Feed):
                 continue
             kind = response.WhichOneof("event")
             if kind == "progress":
+                if response.progress.HasField("stopping"):
+                    # A call that goes on after this one must not spend again what its looks have spent.
+                    del self._request.precision.earlier_looks[:]
+                    self._request.precision.earlier_looks.extend(response.progress.stopping.looks)
                 yield ReportProgressed(response.progress)
             elif kind == "report":
                 yield ReportArrived(response.report)

@@ -30,6 +30,14 @@ def positive(value: str) -> float:
     return number
 
 
+def factor(value: str) -> float:
+    """A finite number above 1: how far an interval reaches to either side."""
+    number = _finite(value)
+    if number <= 1:
+        raise click.BadParameter(f"{value} is not above 1; 1.2 is an interval from 1/1.2 to 1.2 times the estimate")
+    return number
+
+
 def not_negative(value: str) -> float:
     """A finite number from zero on."""
     number = _finite(value)

@@ -10,7 +10,17 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from cli.quantities import count, distribution_word, duration, has_numbers, number, on_clock, remaining, share
+from cli.quantities import (
+    count,
+    distribution_word,
+    duration,
+    has_numbers,
+    number,
+    on_clock,
+    quantity_word,
+    remaining,
+    share,
+)
 
 if TYPE_CHECKING:
     from afr.attack.v1.attack_service_pb2 import AttackJob
@@ -186,7 +196,23 @@ def describe(view: View, *, bar_width: int, marks: tuple[str, str]) -> list[str]
         }.get(view.step(), "the worker is getting ready")
     if progress.HasField("remaining_duration"):
         parts.append(f"ETA {remaining(progress.remaining_duration.ToTimedelta().total_seconds())}")
-    return ["  ".join([title, *parts]), "  ".join(details), provisional(view.report_progress)]
+    said = view.report_progress
+    return ["  ".join([title, *parts]), "  ".join(details), provisional(said), precision(said)]
+
+
+def precision(progress: ReportProgress | None) -> str:
+    """How wide the interval is that the job waits for, beside the wanted width; empty if it waits for none."""
+    if progress is None or not progress.HasField("stopping"):
+        return ""
+    stopping = progress.stopping
+    wanted = f"×/÷ {number(stopping.interval_factor)} wanted"
+    if not stopping.looks:
+        return f"{quantity_word(stopping.quantity)}: {wanted}, no look yet ({count(progress.failed_count)} failed)"
+    last, looks = stopping.looks[-1], len(stopping.looks)
+    return (
+        f"{quantity_word(stopping.quantity)} known to ×/÷ {number(last.interval_factor)}, {wanted} "
+        f"({looks} look{'' if looks == 1 else 's'})"
+    )
 
 
 def provisional(progress: ReportProgress | None) -> str:

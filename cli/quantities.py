@@ -26,6 +26,9 @@ MEANINGS = {
 SECONDS, QUERIES, DISTANCE = 1, 2, 3
 CLOCKS = {QUERIES: "queries", SECONDS: "seconds", DISTANCE: "distance"}
 
+# What a job may be stopped for, by the contract's `Quantity`.
+QUANTITIES = {1: "median", 2: "restricted mean", 3: "failure share"}
+
 _TIME_UNITS = (("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("min", 60.0), ("h", 3600.0), ("days", 86400.0))
 
 
@@ -40,6 +43,10 @@ def distribution_word(number: int) -> str:
 
 def conclusion_word(number: int) -> str:
     return CONCLUSIONS.get(number, "undecided")
+
+
+def quantity_word(number: int) -> str:
+    return QUANTITIES.get(number, f"quantity {number}")
 
 
 def clock_word(number: int) -> str:

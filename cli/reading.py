@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from afr.attack.v1.attack_service_pb2 import AttackJob, AttackSpec
     from afr.survival.v1.survival_service_pb2 import ClockReport, ExperimentGroup, Fit, Report, ReportedJob
 
-PARTIAL = "Partial: samples were still in flight or missing when this report was made."
+_PARTIAL = "Partial: samples were still in flight or missing when this report was made."
+_PLANNED = "Stopped as planned: what was asked for was known precisely enough before all samples had been attacked."
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,13 @@ class Figure:
     name: str
     values: tuple[str, ...]
     explanation: str
+
+
+def incomplete(report: Report) -> str:
+    """Why the report does not cover all samples of its jobs; empty if it does."""
+    if not report.partial:
+        return ""
+    return _PLANNED if report.stopping.met else _PARTIAL
 
 
 def headline(report: Report) -> str:

@@ -15,7 +15,6 @@ from cli.reading import (
     FIT_COLUMNS,
     GROUP_COLUMNS,
     GROUPS,
-    PARTIAL,
     accuracy_shares,
     behind_defence,
     clock_headers,
@@ -26,6 +25,7 @@ from cli.reading import (
     fit_row,
     group_row,
     headline,
+    incomplete,
     job_setting,
     key_figures,
     meaning,
@@ -63,7 +63,7 @@ def render(report: Report, *, colour: bool = False, width: int | None = None) ->
     blocks.append(
         "\n".join([
             styled(title, fg=_COLOURS[word], bold=True),
-            *([wrapped(PARTIAL)] if report.partial else []),
+            *([wrapped(why)] if (why := incomplete(report)) else []),
             wrapped(report.summary),
             wrapped(meaning(report)),
         ])

@@ -13,13 +13,14 @@ from cli.sections.effects import effects
 from cli.sections.goodness import goodness
 from cli.sections.ranking import ranking
 from cli.sections.section import Section
+from cli.sections.stopping import stopping
 from cli.sections.survivors import survivors
 
 if TYPE_CHECKING:
     from afr.survival.v1.survival_service_pb2 import Report
 
 # In the order in which they are shown.
-_MAKERS: tuple[Callable[[Report], Section | None], ...] = (survivors, effects, ranking, goodness, assumptions)
+_MAKERS: tuple[Callable[[Report], Section | None], ...] = (stopping, survivors, effects, ranking, goodness, assumptions)
 
 
 def sections(report: Report) -> tuple[Section, ...]:
