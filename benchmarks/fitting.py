@@ -376,12 +376,12 @@ def main() -> int:
             print(f"survreg: survival {survreg.version.removeprefix('ready ')}")
         else:
             print("survreg: skipped, R or its package survival is not installed (r-base-core r-cran-survival)")
+        compare_table(repeats, options.quick, findings)
+        compare_memory(options.quick, findings)
         for n in (1_000, 10_000) if options.quick else LIFELINES_WANTED:
             compare_rows(n, repeats, options.slow_repeats, survreg, findings)
         if survreg:
             survreg.close()
-    compare_table(repeats, options.quick, findings)
-    compare_memory(options.quick, findings)
     met = findings.verdict()
     return 1 if options.check and not met else 0
 
