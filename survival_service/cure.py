@@ -32,7 +32,7 @@ from survival_service.fitting import CLUSTERS_PER_PARAMETER, FEW_CLUSTERS, MOST_
 from survival_service.likelihood import Maximum
 from survival_service.maxima import LARGEST_LOG_SCALE_ERROR, LARGEST_STANDARDISED_ERROR, inverse_information
 from survival_service.mixture import MixtureLikelihood, maximise_mixture, profile_bounds
-from survival_service.observations import FloatArray, IntArray
+from survival_service.observations import Clock, FloatArray, IntArray
 from survival_service.predictions import CURVE_POINT_COUNT, FittedTime
 from survival_service.screening import FAILURES_PER_PARAMETER
 
@@ -109,17 +109,18 @@ def cure_fits(rows: Prepared, fits: tuple[Fit, ...], *, level: float = DEFAULT_L
     """
     found = [fit_cure(rows, one, level=level) for one in fits if one.distribution in CURE_DISTRIBUTIONS]
     known = sorted((one for one in found if one.follow_up is not None), key=lambda one: one.aic)
-    return tuple(_doubted(one, known) for one in known) + tuple(one for one in found if one.follow_up is None)
+    clock = fits[0].clock if fits else None
+    return tuple(_doubted(one, known, clock) for one in known) + tuple(one for one in found if one.follow_up is None)
 
 
-def _doubted(one: CureFit, known: list[CureFit]) -> CureFit:
+def _doubted(one: CureFit, known: list[CureFit], clock: Clock | None) -> CureFit:
     """The fit, flagged where a fit that the data do not rule out believes more of those that can fail to be left."""
     rivals = [other for other in known if other.aic <= known[0].aic + NOT_RULED_OUT]
     worst = max(rivals, key=lambda other: other.unfailed_share)
     if one.follow_up is FollowUp.SHORT or one not in rivals or worst.follow_up is FollowUp.SUFFICIENT:
         return one
     name = worst.distribution.name.lower().replace("_", "-")
-    message = _follow_up_message(worst.unfailed_share, f"the {name} fit, which the data do not rule out")
+    message = _follow_up_message(worst.unfailed_share, f"the {name} fit, which the data do not rule out", clock)
     return replace(one, follow_up=FollowUp.SHORT, follow_up_message=message)
 
 
@@ -171,7 +172,7 @@ def fit_cure(rows: Prepared, plain: Fit, *, level: float = DEFAULT_LEVEL) -> Cur
         start = float(found.parameters[0])
         interval = profile_bounds(likelihood, found.parameters[1:], start, floor, plain.log_likelihood)
     return replace(
-        _filled(searched, likelihood, found, covariance, rows, interval, degrees, level),
+        _filled(searched, likelihood, found, covariance, rows, interval, degrees, plain.clock, level),
         status_message=USABLE + caveat,
     )
 
@@ -219,7 +220,7 @@ def _without_cured_share(
         status_message="the data are likeliest if every sample fails in the end",
         cured_share=Estimate(0.0, 0.0, upper),
         follow_up=_follow_up(unfailed),
-        follow_up_message=_follow_up_message(unfailed, "this fit"),
+        follow_up_message=_follow_up_message(unfailed, "this fit", plain.clock),
         unfailed_share=unfailed,
         log_likelihood=plain.log_likelihood,
         aic=2 * searched.parameter_count - 2 * plain.log_likelihood,
@@ -234,6 +235,7 @@ def _filled(
     rows: Prepared,
     interval: tuple[float, float] | None,
     degrees_of_freedom: int | None,
+    clock: Clock | None,
     level: float,
 ) -> CureFit:
     """The fit with its numbers, on the scale of the data."""
@@ -259,7 +261,7 @@ def _filled(
         cured_share=Estimate(share, min(lower, share), max(upper, share)),
         logit_standard_error=errors[0],
         follow_up=_follow_up(unfailed),
-        follow_up_message=_follow_up_message(unfailed, "this fit"),
+        follow_up_message=_follow_up_message(unfailed, "this fit", clock),
         unfailed_share=unfailed,
         median=law.susceptible.median(level),
         restricted_mean=law.restricted_mean(horizon, level),
@@ -286,12 +288,13 @@ def _follow_up(unfailed: float) -> FollowUp:
     return FollowUp.SUFFICIENT if unfailed <= LARGEST_UNFAILED_SHARE else FollowUp.SHORT
 
 
-def _follow_up_message(unfailed: float, by: str) -> str:
+def _follow_up_message(unfailed: float, by: str, clock: Clock | None) -> str:
     if _follow_up(unfailed) is FollowUp.SUFFICIENT:
         return ""
+    further = "epsilon" if clock is Clock.DISTANCE else "the number of iterations"
     return (
         f"by {by}, {100 * unfailed:.0f} % of the samples that can fail had not when the attack ended, so the share "
-        "that never fails leans on the shape of the distribution; raise the number of iterations"
+        f"that never fails leans on the shape of the distribution; raise {further}"
     )
 
 
@@ -312,21 +315,13 @@ def _clustered(
     """
     groups, index = np.unique(cluster[likelihood.design.rows], return_inverse=True)
     if groups.size < CLUSTERS_PER_PARAMETER * likelihood.parameter_count + 1:
-        return (
-            bread,
-            None,
-            (
-                f", but its rows lie in {groups.size} clusters, too few for clustered errors: its intervals take the rows as "
-                "independent and may be much too narrow; attack more samples"
-            ),
-        )
+        caveat = f"its rows lie in {groups.size} clusters, too few for clustered errors"
+        return bread, None, f", but {caveat}: its intervals take the rows as independent and may be much too narrow"
     of_rows = likelihood.row_scores(found.parameters)
     scores = np.array([np.bincount(index.ravel(), column, groups.size) for column in of_rows.T])
     sandwich: FloatArray = bread @ (scores @ scores.T) @ bread * (groups.size / (groups.size - 1))
-    caveat = ""
-    if groups.size < FEW_CLUSTERS:
-        caveat = f", but its intervals rest on {groups.size} clusters and tend to be too narrow; attack more samples"
-    return sandwich, groups.size - 1, caveat
+    few = f", but its intervals rest on {groups.size} clusters and tend to be too narrow; attack more samples"
+    return sandwich, groups.size - 1, few if groups.size < FEW_CLUSTERS else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cli.quantities import (
+    DISTANCE,
     NOTHING,
     clock_word,
     count,
@@ -30,9 +31,9 @@ _SHORT = 2  # CureFit.FollowUp
 _NOT_RULED_OUT = 4.0  # AIC above the best, as of the follow-up
 _COLUMNS = ("distribution", "never fail", "not yet failed", "median of the others", "AIC", "p")
 _DEFINITION = (
-    "The fits above let every sample fail in the end. These let a share never fail, whatever this attack spends; not "
-    "yet failed are so many of the others at the end of the attack. Their AIC compares with that of the fits above; p "
-    "is the probability of so much evidence for such a share if there is none."
+    "The fits above let every sample fail in the end. These let a share never fail; not yet failed are so "
+    "many of the others at the end of the attack. Their AIC compares with that of the fits above; p is the probability "
+    "of so much evidence for such a share if there is none."
 )
 
 
@@ -76,9 +77,13 @@ def _answer(clock: ClockReport) -> str:
             f"{plain.aic:.1f} against {best.aic:.1f}). {others}"
         )
     return (
-        f"An estimated {value} of the samples at risk never fail, whatever this attack spends ({name} fit). {others} "
+        f"An estimated {value} of the samples at risk never fail, {_however(clock)} ({name} fit). {others} "
         f"{_follow_up(best)}"
     )
+
+
+def _however(clock: ClockReport) -> str:
+    return "however far this attack goes" if clock.clock == DISTANCE else "whatever this attack spends"
 
 
 def _follow_up(fit: CureFit) -> str:
@@ -95,9 +100,9 @@ def _hurdle(report: Report) -> Iterator[str]:
             continue
         mean = with_unit(on_clock(clock.hurdle_restricted_mean, clock.clock), clock.clock)
         end = with_unit(value_on_clock(fit.restriction_time, clock.clock), clock.clock)
-        missed = report.misclassified_count
+        missed, what = report.misclassified_count, "distance" if clock.clock == DISTANCE else "time"
         counted = f", the {count(missed)} misclassified before the attack counted as failed at 0," if missed else ""
-        yield f"Over all {count(report.sample_count)} samples{counted} the mean time up to {end} is {mean}."
+        yield f"Over all {count(report.sample_count)} samples{counted} the mean {what} up to {end} is {mean}."
         return
 
 

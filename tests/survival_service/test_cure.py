@@ -16,7 +16,7 @@ from survival_service.cure import CureFit, CureStatus, FollowUp, cure_fits, fit_
 from survival_service.distributions import Distribution
 from survival_service.estimates import DEFAULT_LEVEL, Estimate
 from survival_service.fitting import fit, prepared
-from survival_service.observations import Observations
+from survival_service.observations import Clock, Observations
 
 # Survival functions of the standardised log time, by scipy alone.
 SURVIVAL: dict[Distribution, Callable[[np.ndarray], np.ndarray]] = {
@@ -334,6 +334,15 @@ def test_a_fit_is_flagged_where_one_that_is_not_ruled_out_would_have_gone_on() -
     assert beside.follow_up is FollowUp.SHORT
     assert beside.cured_share == alone.cured_share
     assert "log-logistic fit, which the data do not rule out" in beside.follow_up_message
+
+
+def test_on_the_clock_of_distance_a_short_attack_is_one_with_a_small_epsilon() -> None:
+    rows = prepared(checked(0.3, budget=1.0))
+    found = [fit_cure(rows, fit(rows, Distribution.WEIBULL, clock=clock)) for clock in (Clock.DISTANCE, Clock.QUERIES)]
+    assert [one.follow_up_message.rpartition("; ")[2] for one in found] == [
+        "raise epsilon",
+        "raise the number of iterations",
+    ]
 
 
 def test_no_replicate_raises_or_gives_a_share_outside_its_interval() -> None:
