@@ -218,7 +218,7 @@ def make_report(
 
     require_clock([facts for facts, _ in jobs], options)
     norm = "" if no_distance([facts for facts, _ in jobs]) else jobs[0][0].norm
-    clocks = dict.fromkeys((options.clock, Clock.SECONDS, Clock.QUERIES, *([Clock.DISTANCE] if norm else [])))
+    clocks = dict.fromkeys((options.clock, Clock.QUERIES, Clock.SECONDS, *([Clock.DISTANCE] if norm else [])))
     scores = {clock: _score(spending(outcomes, clock), clock, options) for clock in (Clock.SECONDS, Clock.QUERIES)}
     reports = {
         clock: _clock_report(jobs, outcomes, clock, scores[clock], options)

@@ -140,7 +140,7 @@ def test_a_report_adds_the_clock_by_itself_and_puts_it_first_if_asked(deepfool: 
     assert normal.median.value == pytest.approx(math.exp(np.log(lengths).mean()), rel=1e-9)
 
     first = make_report(jobs, ReportOptions(clock=Clock.DISTANCE))
-    assert [one.clock for one in first.clock_reports] == [Clock.DISTANCE, Clock.SECONDS, Clock.QUERIES]
+    assert [one.clock for one in first.clock_reports] == [Clock.DISTANCE, Clock.QUERIES, Clock.SECONDS]
     assert first.conclusion is report.conclusion is Conclusion.BROKEN
     assert first.summary.startswith("Broken: counted in forward and backward passes")
     assert "the median distance at failure is 0.3" in first.summary

@@ -168,7 +168,7 @@ def test_effects_of_several_jobs_and_their_distances_cross_the_wire(faults: Any,
             return responses[-1].report
 
     report = asyncio.run(main())
-    assert [clock.clock for clock in report.clock_reports] == [3, 1, 2]
+    assert [clock.clock for clock in report.clock_reports] == [3, 2, 1]
     assert report.distance_norm == "inf"
     assert report.clock_reports[0].conclusion == pb.CONCLUSION_UNSPECIFIED
     assert not report.clock_reports[0].cost_per_failure.HasField("value")
