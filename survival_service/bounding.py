@@ -4,47 +4,39 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
+from survival_service.design import Design
 from survival_service.distributions import Distribution
-from survival_service.fits import EffectBound
+from survival_service.fits import EffectBound, Fit
 from survival_service.likelihood import Likelihood
-from survival_service.observations import Observations
+from survival_service.observations import FloatArray
 from survival_service.preparing import Limit, Prepared, prepared, some
-from survival_service.profiling import effect_bound
+from survival_service.profiling import LaidOut, effect_bound
 from survival_service.recession import recession
+from survival_service.shapes import Shaped, Tied
 
 
-def effect_bounds(
-    rows: Prepared, limit: Limit, distribution: Distribution, supremum: float, level: float
-) -> tuple[EffectBound, ...]:
+def effect_bounds(rows: Prepared, limit: Limit, found: Fit, level: float) -> tuple[EffectBound, ...]:
     """One-sided bounds by profile likelihood, each with every other such effect free to go where it goes.
 
-    `supremum` is the log-likelihood of the limit. Rows are taken as independent.
+    `found` is the fit of the limit. Rows are taken as independent.
     """
     names = rows.observations.names
-    found = []
+    bounds = []
     for name in limit.affected:
         at = 1 + names.index(name)
         falls, rises = bool(limit.recession.least[at]), bool(limit.recession.greatest[at])
-        end = None
-        if falls != rises and not distribution.with_shape:
-            end = _end(rows.observations, rows, name, 1 if rises else -1, distribution, supremum, level)
+        end = None if falls == rises else _end(rows, name, 1 if rises else -1, found, level)
         lower, upper = (end, None) if rises else (None, end)
-        sentence = _sentence(name, end, rises, distribution, level, clustered=rows.observations.cluster is not None)
-        found.append(EffectBound(name, lower, upper, level, sentence))
-    return tuple(found)
+        sentence = _sentence(name, end, rises, level, clustered=rows.observations.cluster is not None)
+        bounds.append(EffectBound(name, lower, upper, level, sentence))
+    return tuple(bounds)
 
 
-def _end(
-    data: Observations,
-    rows: Prepared,
-    name: str,
-    side: int,
-    distribution: Distribution,
-    supremum: float,
-    level: float,
-) -> float | None:
+def _end(rows: Prepared, name: str, side: int, found: Fit, level: float) -> float | None:
     """The end of the interval of one effect; with it held, other groups without failures still drop out."""
-    design, names = rows.design, data.names
+    data, design, names = rows.observations, rows.design, rows.observations.names
     if design is None:
         return None
     others = recession(design, data.lower.size, held=names.index(name))
@@ -54,15 +46,21 @@ def _end(
         design, names = kept.design, kept.observations.names
         if design is None or name not in names:
             return None
-    likelihood = Likelihood(design, distribution.family, scale_fixed=distribution.scale_fixed)
-    return effect_bound(likelihood, names.index(name), side, supremum, level)
+    likelihood, start = _likelihood(design, found)
+    return effect_bound(likelihood, start, names.index(name), side, found.log_likelihood, level)
 
 
-def _sentence(
-    name: str, end: float | None, rises: bool, distribution: Distribution, level: float, *, clustered: bool
-) -> str:
-    if end is None and distribution.with_shape:
-        return f"nothing failed in a group, so {name} has no estimate; for a bound fit a Weibull distribution"
+def _likelihood(design: Design, found: Fit) -> tuple[LaidOut, FloatArray]:
+    """The likelihood of a distribution, its shape free too, and where to begin in it."""
+    plain = Likelihood(design, found.family, scale_fixed=found.distribution.scale_fixed)
+    if found.distribution is Distribution.GENERALIZED_GAMMA:
+        return Shaped(design), np.append(found.shape or 0.0, plain.start())
+    if found.distribution is Distribution.GAMMA:
+        return Tied(design), plain.start()
+    return plain, plain.start()
+
+
+def _sentence(name: str, end: float | None, rises: bool, level: float, *, clustered: bool) -> str:
     if end is None or not math.isfinite(end):
         return f"nothing failed in a group, so {name} has no estimate, and the data do not bound its effect"
     return (

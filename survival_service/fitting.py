@@ -239,7 +239,7 @@ def _limiting(blank: Fit, rows: Prepared, level: float) -> Fit:
         coefficients=tuple(
             replace(one, covariate=limit.renamed.get(one.covariate, one.covariate)) for one in inner.coefficients
         ),
-        effect_bounds=effect_bounds(rows, limit, blank.distribution, value, level),
+        effect_bounds=effect_bounds(rows, limit, inner, level),
         **criteria(value, k, rows.observation_count, rows.failure_count),
     )
 

@@ -12,12 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 from scipy.optimize import brentq
 
+from survival_service.design import Design
 from survival_service.estimates import Estimate, normal_quantile
-from survival_service.likelihood import Likelihood, climb
+from survival_service.likelihood import Concave, Likelihood, climb
 from survival_service.observations import FloatArray
 
 # Standard errors from the estimate beyond which an end is open: the data do not bound the quantity there.
@@ -28,12 +30,18 @@ _PRECISION = 3e-4
 _FARTHEST_BOUND = 200.0
 
 
+class LaidOut(Concave, Protocol):
+    """A log-likelihood of rows laid out for it, whose last parameters are (delta, gamma)."""
+
+    design: Design
+
+
 class Conditioned:
     """A likelihood on a linear condition: parameter `fixed` is `of_gamma` gamma + `constant`, the others are free."""
 
-    def __init__(self, whole: Likelihood, fixed: int, of_gamma: float, constant: float = 0.0) -> None:
+    def __init__(self, whole: LaidOut, fixed: int, of_gamma: float, constant: float = 0.0) -> None:
         self._whole = whole
-        size = int(whole.design.terms.shape[0])
+        size = whole.parameter_count + whole.scale_fixed
         self._embed = np.delete(np.eye(size), fixed, axis=1)
         self._embed[fixed, -1] = of_gamma
         self._offset = np.zeros(size)
@@ -65,9 +73,16 @@ def at_median(whole: Likelihood, log_time: float) -> Conditioned:
     return Conditioned(whole, 0, y, -whole.family.quantile(0.5))
 
 
-def at_effect(whole: Likelihood, covariate: int, effect: float) -> Conditioned:
+def at_effect(whole: LaidOut, covariate: int, effect: float) -> Conditioned:
     """A likelihood on condition of the coefficient of a covariate (from 0); its parameters lack that one."""
-    return Conditioned(whole, covariate + 1, effect * whole.design.column_scale[covariate] / whole.design.time_scale)
+    of_gamma = effect * whole.design.column_scale[covariate] / whole.design.time_scale
+    return Conditioned(whole, _position(whole, covariate), of_gamma)
+
+
+def _position(whole: LaidOut, covariate: int) -> int:
+    """Where a likelihood has the effect of a covariate: before it come its intercept and, if it is free, a shape."""
+    size = whole.parameter_count + whole.scale_fixed
+    return size - int(whole.design.terms.shape[0]) + 1 + covariate
 
 
 def median_interval(likelihood: Likelihood, at: FloatArray, estimate: Estimate, level: float) -> Estimate:
@@ -95,16 +110,19 @@ def effect_interval(
     return Estimate(_exp(effect), lower, upper, error)
 
 
-def effect_bound(likelihood: Likelihood, covariate: int, side: int, supremum: float, level: float) -> float | None:
+def effect_bound(
+    likelihood: LaidOut, start: FloatArray, covariate: int, side: int, supremum: float, level: float
+) -> float | None:
     """The time ratio that the effect of a covariate is at least (side 1) or at most (side -1), one-sided.
 
-    The likelihood rises towards `supremum` as the effect goes to that side's infinity. None where nothing bounds it.
+    The likelihood rises towards `supremum` as the effect goes to that side's infinity; it is searched from `start`.
+    None where nothing bounds it.
     """
     quantile = normal_quantile(2 * level - 1)
     floor = supremum - 0.5 * quantile * quantile
     column = likelihood.design.terms[covariate + 1]
     step = likelihood.design.time_scale / (likelihood.design.column_scale[covariate] * float(np.ptp(column)))
-    near = np.delete(likelihood.start(), covariate + 1)
+    near = np.delete(start, _position(likelihood, covariate))
 
     def above(distance: float) -> float:
         nonlocal near

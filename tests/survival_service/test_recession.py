@@ -12,7 +12,9 @@ from survival_service.distributions import Distribution
 from survival_service.fits import Status
 from survival_service.fitting import fit, prepared
 from survival_service.likelihood import Likelihood
+from survival_service.log_gamma import shape_family
 from survival_service.observations import Observations
+from survival_service.profiling import at_effect
 from survival_service.recession import recession, spread_collapses
 
 inf = math.inf
@@ -114,6 +116,34 @@ def test_at_its_bound_an_effect_costs_the_likelihood_what_it_may(distribution: D
 
         best = minimize(short, [1.0, 0.0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-11})
         assert found.log_likelihood + best.fun == pytest.approx(0.5 * 1.6448536**2, abs=1e-3)
+
+
+def test_the_bound_of_a_fit_with_a_shape_lets_the_shape_go() -> None:
+    """By brute force over shapes: at the bound the best of all the likelihoods with a shape held is z^2/2 lower."""
+    times = 3 * np.random.default_rng(3).weibull(1.3, size=200)
+    check = np.ceil(times)
+    lower, upper = np.where(check <= 8, check - 1, 8), np.where(check <= 8, check, inf)
+    hard = [0.0] * 200 + [1.0]
+    data = Observations.of([*lower, 8], [*upper, inf], [1] * 200 + [3], {"hard": hard}).merged()
+    found = fit(data, Distribution.GENERALIZED_GAMMA)
+    bound = found.effect_bounds[0].lower
+    assert bound is not None
+    heights = []
+    for shape in np.linspace(0.3, 2.4, 43):
+        likelihood = Likelihood(data, shape_family(shape))
+        start = np.delete(likelihood.start(), 1)
+        heights.append(at_effect(likelihood, 0, math.log(bound)).maximum(start)[0])
+    assert 0 < int(np.argmax(heights)) < 42
+    assert found.log_likelihood - max(heights) == pytest.approx(0.5 * 1.6448536**2, abs=2e-3)
+    # Gamma times: the same for every sigma, with the shape that is it.
+    gamma = fit(data, Distribution.GAMMA)
+    bound, heights = gamma.effect_bounds[0].lower, []
+    assert bound is not None
+    for sigma in np.linspace(0.5, 1.2, 71):
+        likelihood = Likelihood(data, shape_family(sigma), scale_fixed=True, fixed_scale=sigma)
+        start = np.delete(likelihood.start(), 1)
+        heights.append(at_effect(likelihood, 0, math.log(bound)).maximum(start)[0])
+    assert gamma.log_likelihood - max(heights) == pytest.approx(0.5 * 1.6448536**2, abs=2e-3)
 
 
 def test_a_group_that_fails_wholly_at_its_first_check_is_not_identified() -> None:
