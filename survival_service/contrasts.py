@@ -13,6 +13,7 @@ from survival_service.effects import (
     EffectStatus,
     Setting,
     carries_effects,
+    excludes_one,
     is_defence,
     split_effects,
 )
@@ -96,16 +97,12 @@ def _sentence(effect: Effect) -> str:
         (True, False): "only robustness is shown to change",
         (False, True): "only latency is shown to change",
         (False, False): "neither robustness nor latency is shown to change",
-    }[_shown(effect.queries), _shown(effect.seconds_per_query)]
+    }[excludes_one(effect.queries), excludes_one(effect.seconds_per_query)]
     return (
         f"{subject}: seconds to failure × {_with_interval(effect.total)}, made of queries (robustness) "
         f"× {_with_interval(effect.queries)} and seconds per query (latency) "
         f"× {_with_interval(effect.seconds_per_query)}{of_these}; {verdict}."
     )
-
-
-def _shown(ratio: Estimate) -> bool:
-    return ratio.lower is not None and ratio.upper is not None and (ratio.lower > 1 or ratio.upper < 1)
 
 
 def _with_interval(ratio: Estimate) -> str:

@@ -32,6 +32,8 @@ MODELS_PER_LEVEL = 2
 # Below so many degrees of freedom an interval holds what it promises only if the models' effects are about normal
 # (Tipton 2015).
 FEW_DEGREES = 4.0
+# Jobs that do the same have a ratio of 1 and an interval without width, up to this.
+_ROUNDING = 1e-9
 # With fewer images than this many a parameter there is no sandwich worth its name.
 _IMAGES_PER_PARAMETER = 2
 # The distributions whose likelihood is concave in all parameters; a generalised gamma's shape would have to be held.
@@ -155,19 +157,30 @@ def split_effects(
 
     clusters = _clusters(equations, columns, cluster, models)
     known_settings = settings or {}
+    effects = tuple(
+        _effect(j, name, known_settings.get(name, Setting(f"{name} plus 1")), equations, clusters, level)
+        for j, name in enumerate(names if equations else ())
+    )
+    if apart := [effect.contrast for effect in effects if excludes_one(effect.gap)]:
+        notes.append(
+            f"the free fit differs from the product beyond chance ({'; '.join(apart)}): seconds per query go together "
+            "with how many queries a sample takes, or one shape does not suit both clocks; quote both"
+        )
     return EffectReport(
         distribution=on_queries.distribution if on_queries else None,
         image_count=int(cluster.max(initial=-1)) + 1,
         model_count=int(models.max(initial=-1)) + 1,
-        effects=corrected(
-            tuple(
-                _effect(j, name, known_settings.get(name, Setting(f"{name} plus 1")), equations, clusters, level)
-                for j, name in enumerate(names if equations else ())
-            )
-        ),
+        effects=corrected(effects),
         finding="",
         notes=tuple(f"{note[0].upper()}{note[1:]}." for note in notes),
     )
+
+
+def excludes_one(ratio: Estimate) -> bool:
+    """Whether a ratio is shown to differ from 1: its interval lies on one side, by more than rounding."""
+    if ratio.lower is None or ratio.upper is None:
+        return False
+    return ratio.lower > 1 + _ROUNDING or ratio.upper < 1 - _ROUNDING
 
 
 def is_defence(effect: Effect) -> bool:

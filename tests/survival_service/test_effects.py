@@ -178,6 +178,16 @@ def test_two_seeds_a_level_say_on_what_their_interval_rests() -> None:
     assert "2.0 degrees of freedom" in effect.status_message
 
 
+def test_a_free_fit_that_disagrees_is_named() -> None:
+    """Samples that take many queries pay more for each, in one of the jobs alone."""
+    rows = paired(150, 0.5, budget=60.0)
+    per_query = np.where(rows.covariates[:, 0] > 0, rows.lower**0.5, 1.0)
+    found = split(rows, per_query)
+    assert found.effects[0].gap.value != pytest.approx(1, abs=0.05)
+    assert any("free fit differs from the product beyond chance (job plus 1)" in note for note in found.notes)
+    assert not split(rows, np.ones(300)).notes
+
+
 def test_without_a_fit_on_queries_seconds_per_query_remain() -> None:
     rows = paired(50, 0.5)
     split_ = split_effects(rows, rows, np.arange(100), 0.95, on_queries=None, on_seconds=None)
