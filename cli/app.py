@@ -19,6 +19,7 @@ from cli.evaluate import evaluate
 from cli.fit import fit
 from cli.interrupts import interrupts
 from cli.jobs import jobs
+from cli.plan import plan
 from cli.reports import report
 from cli.standing import down, status, up
 from cli.state import state_folder
@@ -48,7 +49,7 @@ def app() -> None:
     """
 
 
-for _command in (evaluate, train, report, fit, jobs, models, attacks, defences, datasets, up, down, status):
+for _command in (evaluate, train, report, fit, plan, jobs, models, attacks, defences, datasets, up, down, status):
     app.add_command(_command)
 
 

@@ -97,9 +97,10 @@ class SurvivalServicer(pb_grpc.SurvivalServiceServicer):
             working = loop.time()
             recorded = await self._work(lambda batch=arrived: reading.take(batch))  # type: ignore[misc]
             # A job that ends without another outcome gets its last look all the same.
-            if recorded or (monitor is not None and reading.ended):
+            news = recorded or (monitor is not None and reading.ended)
+            if news:
                 progress = await self._work(lambda last=progress: _progress(reading, options, last, monitor))  # type: ignore[misc]
-            if recorded or loop.time() - said >= self._pace.quiet:
+            if news or loop.time() - said >= self._pace.quiet:
                 yield progress
                 said = loop.time()
             if recorded and not reading.ended:
