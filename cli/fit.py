@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -93,16 +93,18 @@ def fits_text(fitted: FitOutcomesResponse) -> str:
     numbers = [one for one in fitted.fits if has_numbers(one)]
     blocks = [f"{rows} observations, {failures} failures"]
     if numbers:
-        columns = ("distribution", "AIC", "weight", "BIC", "log L", "scale σ", "shape Q", "median", "concordance")
+        columns = (
+            "distribution", "AIC", "AICc", "weight", "BIC", "log L", "scale σ", "shape Q", "median", "concordance",
+        )  # fmt: skip
         criteria = [
             (
-                distribution_word(one.distribution), f"{one.aic:.2f}", f"{one.akaike_weight:.3f}", f"{one.bic:.2f}",
-                f"{one.log_likelihood:.2f}", f"{one.scale:.6g}", f"{one.shape:.6g}" if one.HasField("shape") else "",
-                interval(one.median), _concordance(one),
+                distribution_word(one.distribution), f"{one.aic:.2f}", _known(one, "aicc", ".2f"),
+                _known(one, "akaike_weight", ".3f"), f"{one.bic:.2f}", f"{one.log_likelihood:.2f}", f"{one.scale:.6g}",
+                _known(one, "shape", ".6g"), interval(one.median), _known(one, "concordance", ".3f"),
             )
             for one in numbers
         ]  # fmt: skip
-        blocks.append(table(columns, criteria, right=(1, 2, 3, 4, 5, 6, 8)))
+        blocks.append(table(columns, criteria, right=(1, 2, 3, 4, 5, 6, 7, 9)))
     for one in numbers:
         header = (f"{distribution_word(one.distribution)}, log time", "estimate", "standard error", "time ratio")
         effects = [
@@ -110,7 +112,10 @@ def fits_text(fitted: FitOutcomesResponse) -> str:
         ]
         effects += [(bound.covariate, "–", "–", effect_bound(bound)) for bound in one.effect_bounds]
         blocks.append(table(header, effects, right=(1, 2)))
-    reasons = [f"{distribution_word(one.distribution)}: {_reason(one)}" for one in fitted.fits if _reason(one)]
+    of_reason: dict[str, list[str]] = {}
+    for one in fitted.fits:
+        of_reason.setdefault(_reason(one), []).append(distribution_word(one.distribution))
+    reasons = [f"{', '.join(names)}: {reason}" for reason, names in of_reason.items() if reason]
     dropped = dict.fromkeys(f"left out: {sentence}" for one in fitted.fits for sentence in one.dropped_covariates)
     if reasons or dropped:
         blocks.append("\n".join([*reasons, *dropped]))
@@ -119,8 +124,9 @@ def fits_text(fitted: FitOutcomesResponse) -> str:
     return "\n\n".join(blocks)
 
 
-def _concordance(one: Fit) -> str:
-    return f"{one.concordance:.3f}" if one.HasField("concordance") else "–"
+def _known(one: Fit, field: Literal["aicc", "akaike_weight", "concordance", "shape"], digits: str) -> str:
+    """A number that a fit may lack."""
+    return format(getattr(one, field), digits) if one.HasField(field) else "–"
 
 
 def _time_ratio(coefficient: Coefficient) -> str:

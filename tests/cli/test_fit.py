@@ -170,7 +170,31 @@ def test_data_that_carry_no_number_get_a_status_and_exit_with_0(afrctl: Any, sur
         assert fit["coefficients"] == []
     shown = afrctl("fit", path, "--survival-address", survival_server).stdout
     assert "3 observations, 0 failures" in shown
-    assert "Weibull: no sample failed" in shown
+    assert "Weibull, log-normal, log-logistic, exponential: no sample failed" in shown
+
+
+def test_a_group_without_failures_and_fits_with_a_shape_are_shown(afrctl: Any, survival_server: str) -> None:
+    cells = [(i, i + 1, 0) for i in (0, 0, 1, 1, 1, 2, 2, 3, 3, 4, 5, 6)] * 6 + [(8, "", 0)] * 8 + [(8, "", 1)] * 20
+    text = "\n".join(["duration_lower,duration_upper,hard", *(f"{a},{b},{x}" for a, b, x in cells)])
+    path = write(afrctl.folder, f"{text}\n")
+    chosen = ("--distribution", "generalized-gamma", "--distribution", "weibull", "--distribution", "gamma")
+    ended = afrctl("fit", path, *chosen, "--format", "json", "--survival-address", survival_server)
+    assert ended.returncode == 0, ended.stderr
+    fits = {fit["distribution"]: fit for fit in json.loads(ended.stdout)["fits"]}
+    assert set(fits) == {"generalized-gamma", "weibull", "gamma"}
+    for fit in fits.values():
+        assert fit["status"] == "group-without-failure"
+        assert [c["covariate"] for c in fit["coefficients"]] == ["intercept"]
+        assert fit["effect_bounds"][0]["lower"] > 1
+        assert fit["effect_bounds"][0]["upper"] is None
+        assert fit["aicc"] > fit["aic"]
+        assert fit["bic_events"] < fit["bic"]
+    assert sum(fit["akaike_weight"] for fit in fits.values()) == pytest.approx(1)
+    assert (fits["weibull"]["shape"], fits["gamma"]["shape"]) == (None, fits["gamma"]["scale"])
+    assert fits["generalized-gamma"]["shape_standard_error"] > 0
+    shown = afrctl("fit", path, *chosen, "--survival-address", survival_server).stdout
+    assert f"at least {fits['weibull']['effect_bounds'][0]['lower']:.1f}" in shown
+    assert shown.count("nothing failed in a group that hard tells apart") == 1
 
 
 def test_weights_are_repetitions_and_the_table_says_what_json_says(afrctl: Any, survival_server: str) -> None:

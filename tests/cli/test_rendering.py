@@ -144,3 +144,34 @@ def test_a_training_cost_that_is_not_known_is_no_number(reports: Reports) -> Non
     text = render(report, width=110)
     assert "training cost per sample" not in text
     assert any(line.split()[-2:] == ["not", "known"] for line in text.splitlines() if line.startswith("training"))
+
+
+def test_a_group_without_failures_shows_its_bound_beside_the_numbers(reports: Reports) -> None:
+    report = reports["good"]()
+    for clock in report.clock_reports:
+        for fit in clock.fits:
+            fit.status = type(fit).STATUS_GROUP_WITHOUT_FAILURE
+            fit.effect_bounds.add(covariate="attack=square (against pgd)", lower=9.52, level=0.95)
+    text = render(report, width=110)
+    assert "612.3" in text
+    assert "attack=square (against pgd)  × at least 9.52" in text
+
+
+def test_what_a_fit_without_numbers_leaves_known_is_said(reports: Reports) -> None:
+    report = reports["single-check"]()
+    for clock in report.clock_reports:
+        for fit in clock.fits:
+            fit.failure_probability.value, fit.failure_probability.lower, fit.failure_probability.upper = 0.3, 0.22, 0.4
+            fit.failure_probability_time = 5
+    text = " ".join(render(report, width=110).split())
+    assert "(30.0 % [22.0, 40.0] had failed by 5 queries)" in text
+
+
+def test_averages_over_the_fits_are_key_figures(reports: Reports) -> None:
+    report = reports["good"]()
+    assert "averaged" not in render(report, width=110)
+    report.clock_reports[0].averaged_median.value = 31.5
+    report.clock_reports[0].fits[0].akaike_weight = 0.955
+    text = render(report, width=110)
+    assert "31.5 queries" in line_of(text, "median, averaged over the fits")
+    assert "95.5 %" in line_of(text, "Weibull")
