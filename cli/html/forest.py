@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _WIDE = 880
 _PARTS = (
     ("seconds", "total", "rate"),
-    ("of it queries", "queries", "other"),
-    ("of it seconds per query", "seconds_per_query", "other"),
+    ("queries", "queries", "other"),
+    ("seconds per query", "seconds_per_query", "other"),
     ("seconds, free fit", "free", "other"),
 )
 _CAPTION = (

@@ -30,7 +30,7 @@ def effects(report: Report) -> Section | None:
     fitted = f", {distribution_word(of.distribution)} fits" if of.distribution else ""
     split = SectionTable(
         f"Factors by which a setting multiplies the time to failure{fitted}{level}",
-        ("setting", "seconds", "of it queries", "of it seconds per query", "free fit", "gap", "clusters"),
+        ("setting", "seconds", "queries", "seconds per query", "free fit", "gap", "clusters"),
         tuple(_row(effect) for effect in of.effects),
     )
     return Section(
