@@ -190,6 +190,11 @@ class Watch:
     ) -> None:
         n = len(samples)
         self._samples = samples
+        # To take numbers out of tensors one by one is slow.
+        self._indices: list[int] = samples.indices.tolist()
+        self._labels: list[int] = samples.labels.tolist()
+        self._clean_predictions: list[int] = samples.clean_predictions.tolist()
+        self._clean_seconds: list[float] = samples.clean_seconds.tolist()
         self._journal = journal
         self._answer_price = answer_price
         self._on_failed = on_failed
@@ -250,61 +255,69 @@ class Watch:
 
     def _write_down(self) -> None:
         """Measure the samples that have ended since the last time, and give their outcomes to the journal."""
-        pending, self._pending, self._pending_count = self._pending, [], 0
-        if not pending:
+        if not self._pending:
             return
-        inputs = torch.cat([checks.inputs for checks in pending])
-        originals = torch.cat([checks.originals for checks in pending])
-        measures = _measures(inputs, originals)
-        failed = np.concatenate([checks.fooled & (checks.check_counts > 0) for checks in pending])
+        ended = _joined(self._pending)
+        self._pending, self._pending_count = [], 0
+        measures = _measures(ended.inputs, ended.originals)
+        failed = ended.fooled & (ended.check_counts > 0)
         if self._on_failed is not None and failed.any():
-            at = torch.from_numpy(np.flatnonzero(failed))
-            rows = torch.from_numpy(np.concatenate([checks.rows for checks in pending]))[at]
-            at = at.to(inputs.device)
-            self._on_failed(inputs[at], originals[at], self._samples.labels[rows].to(inputs.device))
-        begin = 0
-        for checks in pending:
-            end = begin + len(checks.rows)
-            self._add(checks, failed[begin:end], measures[begin:end])
-            begin = end
+            device, at = ended.inputs.device, torch.from_numpy(np.flatnonzero(failed))
+            labels = self._samples.labels[torch.from_numpy(ended.rows)[at]].to(device)
+            at = at.to(device)
+            self._on_failed(ended.inputs[at], ended.originals[at], labels)
+        self._add(ended, failed, measures)
 
-    def _add(self, checks: Checks, fooled: Flags, measures: list[list[float]]) -> None:
-        for position, (l2, linf, l0) in enumerate(measures):
-            row = int(checks.rows[position])
-            failed = bool(fooled[position])
-            if not failed and not self._check_counts[row]:
-                # Canceled before its first check: nothing is known of it.
+    def _add(self, ended: Checks, failed: Flags, measures: list[list[float]]) -> None:
+        rows = ended.rows
+        columns = (
+            rows,
+            failed,
+            # Canceled before its first check: nothing is known of such a sample.
+            failed | (self._check_counts[rows] > 0),
+            ended.rejected,
+            ended.predictions,
+            np.maximum(self._query_counts[rows], np.where(failed, ended.held_counts, 0)) * self._answer_price,
+            ended.query_counts * self._answer_price,
+            self._gradient_counts[rows],
+            ended.gradient_counts,
+            self._checked_seconds[rows],
+            self._seconds[rows],
+            self._check_counts[rows] + np.where(failed, ended.check_counts, 0),
+        )
+        for (
+            (row, fooled, known, rejected, prediction, held, queries, held_gradients, gradients, begin, end, checks),
+            (l2, linf, l0),
+        ) in zip(zip(*(column.tolist() for column in columns), strict=True), measures, strict=True):
+            if not known:
                 continue
-            held_count = max(int(self._query_counts[row]), int(checks.held_counts[position]) * failed)
-            query_count = int(checks.query_counts[position])
-            verdict = Verdict.REJECTED if checks.rejected[position] else Verdict.SURVIVED
-            if not failed:
+            if not fooled:
                 self.survivors.append(row)
             self._journal.add(
                 Outcome(
-                    sample_index=int(self._samples.indices[row]),
-                    verdict=Verdict.FAILED if failed else verdict,
-                    label=int(self._samples.labels[row]),
-                    clean_prediction=int(self._samples.clean_predictions[row]),
-                    adversarial_prediction=int(checks.predictions[position]),
-                    query_count_lower=held_count * self._answer_price,
-                    query_count_upper=query_count * self._answer_price if failed else None,
-                    gradient_count_lower=int(self._gradient_counts[row]),
-                    gradient_count_upper=int(checks.gradient_counts[position]) if failed else None,
-                    seconds_lower=float(self._checked_seconds[row]),
-                    seconds_upper=float(self._seconds[row]) if failed else None,
+                    sample_index=self._indices[row],
+                    verdict=Verdict.FAILED if fooled else Verdict.REJECTED if rejected else Verdict.SURVIVED,
+                    label=self._labels[row],
+                    clean_prediction=self._clean_predictions[row],
+                    adversarial_prediction=prediction,
+                    query_count_lower=held,
+                    query_count_upper=queries if fooled else None,
+                    gradient_count_lower=held_gradients,
+                    gradient_count_upper=gradients if fooled else None,
+                    seconds_lower=begin,
+                    seconds_upper=end if fooled else None,
                     distance_l2=l2,
                     distance_linf=linf,
                     distance_l0=int(l0),
-                    check_count=int(self._check_counts[row] + checks.check_counts[position] * failed),
-                    clean_seconds=float(self._samples.clean_seconds[row]),
+                    check_count=checks,
+                    clean_seconds=self._clean_seconds[row],
                 )
             )
 
     def _in_flight(self) -> list[InFlight]:
         return [
             InFlight(
-                int(self._samples.indices[row]),
+                self._indices[row],
                 int(self._check_counts[row]),
                 int(self._query_counts[row]) * self._answer_price,
                 int(self._gradient_counts[row]),
@@ -312,6 +325,22 @@ class Watch:
             )
             for row in np.flatnonzero(self._active).tolist()
         ]
+
+
+def _joined(pending: list[Checks]) -> Checks:
+    """What passes said, one after the other; without `places`."""
+    if len(pending) == 1:
+        return pending[0]
+    columns: dict[str, npt.NDArray[np.generic]] = {
+        name: np.concatenate([getattr(checks, name) for checks in pending])
+        for name in Checks.__dataclass_fields__
+        if name not in ("inputs", "originals", "places")
+    }
+    return Checks(
+        inputs=torch.cat([checks.inputs for checks in pending]),
+        originals=torch.cat([checks.originals for checks in pending]),
+        **columns,  # type: ignore[arg-type]  # each column has the kind that it had
+    )
 
 
 def _measures(inputs: Tensor, originals: Tensor) -> list[list[float]]:
