@@ -51,7 +51,7 @@ class Assumptions:
 @click.option("--failure-share", type=level, metavar="SHARE",
               help="The share of samples that fail within the attack's budget.  [default: 0.7]")  # fmt: skip
 @click.option("--checks", type=whole, metavar="COUNT",
-              help="How often a sample is checked, evenly over the budget, as by iterations.  [default: 10]")  # fmt: skip
+              help="How often a sample is checked, evenly over the budget.  [default: 10]")  # fmt: skip
 @click.option("--distribution", type=click.Choice(_DISTRIBUTIONS),
               help="The distribution of the times to failure.  [default: weibull]")  # fmt: skip
 @click.option("--scale", type=positive, metavar="SIGMA",
@@ -220,7 +220,7 @@ def _notes(assumed: Assumptions, plans: Sequence[tuple[float, PlanSamplesRespons
     )
     if any(row.median_sample_count * assumed.failure_share < _FEW_FAILURES for _, row in plans):
         yield (
-            f"Where fewer than {_FEW_FAILURES} samples would fail the numbers are too small by some: intervals are then "
+            f"Where fewer than {_FEW_FAILURES} samples would fail the numbers are somewhat too small: intervals are then "
             "wider than the information says."
         )
     if assumed.accuracy < 1:

@@ -91,7 +91,9 @@ def _saved(facts: JobFacts, table: OutcomeTable, clock: Clock) -> float:
     if not at_risk or (facts.sample_count <= table.outcome_count and not facts.canceled):
         return 0.0
     spent = float(np.where(rows.failed, rows.upper, rows.lower) @ rows.weight)
-    whole = facts.sample_count * at_risk / (at_risk + table.misclassified_count)
+    # A shard tells all that are misclassified before it attacks the others, so their share so far says nothing.
+    expected = facts.sample_count * (facts.defended_accuracy or facts.clean_accuracy or 1.0)
+    whole = min(max(expected, at_risk), facts.sample_count - table.misclassified_count)
     return max(0.0, whole * mean_spent(rows) - spent)
 
 
