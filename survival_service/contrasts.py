@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from survival_service.effects import (
+    SPLIT_DISTRIBUTIONS,
     Effect,
     EffectReport,
     EffectStatus,
@@ -18,11 +19,14 @@ from survival_service.effects import (
     split_effects,
 )
 from survival_service.estimates import Estimate
-from survival_service.fits import Fit
+from survival_service.fits import Fit, Status
+from survival_service.fitting import fit, ranked
 from survival_service.jobs import JobFacts
-from survival_service.observations import Clock
+from survival_service.maxima import tells_apart
+from survival_service.observations import Clock, Observations
 from survival_service.outcome_table import OutcomeTable
 from survival_service.pooling import models_of_rows, pooled
+from survival_service.preparing import prepared, some
 from survival_service.wording import interval, number
 
 
@@ -35,19 +39,35 @@ def effect_report(
     queries = pooled(jobs, Clock.QUERIES)
     if not queries.names or queries.cluster is None:
         return None
-    facts = [of for of, _ in jobs]
+    seconds, models = pooled(jobs, Clock.SECONDS), models_of_rows(jobs)
+    notes: tuple[str, ...] = ()
+    settings = {name: setting(name, [of for of, _ in jobs]) for name in queries.names}
     chosen = next((one for one in fits[Clock.QUERIES] if carries_effects(one)), None)
     same = (one for one in fits[Clock.SECONDS] if chosen and one.distribution is chosen.distribution)
-    split = split_effects(
-        queries,
-        pooled(jobs, Clock.SECONDS),
-        models_of_rows(jobs),
-        level,
-        on_queries=chosen,
-        on_seconds=next((one for one in same if carries_effects(one)), None),
-        settings={name: setting(name, facts) for name in queries.names},
-    )
-    return replace(split, finding=_finding(split.effects, level)) if split.effects else None
+    free = next((one for one in same if carries_effects(one)), None)
+    limiting = next((one for one in fits[Clock.QUERIES] if one.status is Status.GROUP_WITHOUT_FAILURE), None)
+    limit = prepared(queries).limit if chosen is None and limiting is not None else None
+    if limit is not None:
+        # What is left is the exact limit of the fit of all; the group's own effect has a bound there, and none here.
+        left = ~limit.recession.receding
+        queries, seconds, models = some(queries, left), some(seconds, left), models[left]
+        chosen = _fitted(queries, Clock.QUERIES, level)
+        free = _fitted(seconds, Clock.SECONDS, level, chosen) if chosen is not None else None
+        notes = (
+            f"Nothing failed in a group that {tells_apart(limit.affected)}: its samples are left out here; the fits on "
+            "queries have a bound for its effect.",
+        )
+    split = split_effects(queries, seconds, models, level, on_queries=chosen, on_seconds=free, settings=settings)
+    if not split.effects:
+        return None
+    return replace(split, finding=_finding(split.effects, level), notes=(*notes, *split.notes))
+
+
+def _fitted(rows: Observations, clock: Clock, level: float, like: Fit | None = None) -> Fit | None:
+    """The best fit of these rows that carries effects, of the distribution of `like` if that is given."""
+    distributions = SPLIT_DISTRIBUTIONS if like is None else (like.distribution,)
+    fits = ranked(tuple(fit(rows, one, clock=clock, level=level) for one in distributions))
+    return next((one for one in fits if carries_effects(one)), None)
 
 
 def setting(name: str, jobs: Sequence[JobFacts]) -> Setting:

@@ -37,7 +37,12 @@ _ROUNDING = 1e-9
 # With fewer images than this many a parameter there is no sandwich worth its name.
 _IMAGES_PER_PARAMETER = 2
 # The distributions whose likelihood is concave in all parameters; a generalised gamma's shape would have to be held.
-_FITTED = (Distribution.WEIBULL, Distribution.LOG_NORMAL, Distribution.LOG_LOGISTIC, Distribution.EXPONENTIAL)
+SPLIT_DISTRIBUTIONS = (
+    Distribution.WEIBULL,
+    Distribution.LOG_NORMAL,
+    Distribution.LOG_LOGISTIC,
+    Distribution.EXPONENTIAL,
+)
 # A time ratio and its parts: which equations' estimates are added, and with which sign.
 _QUERIES, _LATENCY, _FREE = "queries", "seconds per query", "seconds"
 _SUMS: Mapping[str, Mapping[str, float]] = {
@@ -207,7 +212,7 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
 def carries_effects(fit: Fit) -> bool:
     """Whether a fit has an effect for every covariate that can be told apart, and a likelihood that is concave."""
-    return fit.status is Status.OK and fit.distribution in _FITTED and len(fit.coefficients) > 1
+    return fit.status is Status.OK and fit.distribution in SPLIT_DISTRIBUTIONS and len(fit.coefficients) > 1
 
 
 def _names(fit: Fit) -> tuple[str, ...]:

@@ -100,6 +100,28 @@ def test_a_single_check_leaves_latency_only(job: Job) -> None:
     assert found.finding == "50 layers instead of 18: seconds per query × 2 (2 to 2), for these models."
 
 
+def test_a_group_without_failures_is_left_out_and_named(job: Job, simulated_checks: Checks) -> None:
+    """The other jobs split as they would without it."""
+    unbroken: list[int | None] = [None] * 120
+    several = [
+        job(checks, attack_job_id=f"job-{i}", defence=defence)
+        for i, (defence, checks) in enumerate(
+            (
+                ("none", simulated_checks(120)),
+                ("jpeg", simulated_checks(120, scale=12.0, seed=1)),
+                ("high-confidence", unbroken),
+            )
+        )
+    ]
+    found, without = effects_of(several), effects_of(several[:2])
+    assert [effect.covariate for effect in found.effects] == ["defence=jpeg (against none)"]
+    assert "Nothing failed in a group" in found.notes[0]
+    assert "high-confidence" in found.notes[0]
+    for part in ("total", "queries", "seconds_per_query", "free", "gap"):
+        one, other = getattr(found.effects[0], part), getattr(without.effects[0], part)
+        assert (one.value, one.lower, one.upper) == pytest.approx((other.value, other.lower, other.upper), rel=1e-6)
+
+
 def test_several_seeds_a_depth_are_clusters(job: Job, simulated_checks: Checks) -> None:
     jobs = [
         job(simulated_checks(60, seed=i), model=f"resnet{depth}", weights_digest=str(i), attack_job_id=str(i))
