@@ -59,20 +59,19 @@ def calibration(fitted: FittedRows, time: float) -> Calibration | None:
     """How well P(T <= time) is predicted; None if the observed share cannot be found.
 
     Failures stand at the check that found them, as in the Kaplan-Meier curve. The proportional hazards model is the
-    one for grouped times (Prentice and Gloeckler 1978), which takes any number of ties as they are, and is fitted to
-    what happened until `time` only: hazards need be proportional no longer. With two distinct predictions the spline
-    is a line.
+    one for grouped times (Prentice and Gloeckler 1978), which takes any number of ties as they are. With two distinct
+    predictions the spline is a line.
     """
     predicted, weight = fitted.failure_probability(time), fitted.data.weight
-    failed = fitted.data.failed & (fitted.found_time <= time)
+    failed = fitted.data.failed
     if np.ptp(predicted) <= 1e-9:
-        at, values = step_curve(fitted.found_time, fitted.data.failed, weight)
+        at, values = step_curve(fitted.found_time, failed, weight)
         observed = np.full(predicted.size, 1.0 - float(at_steps(at, values, np.array([time]))[0]))
         curve = CalibrationCurve()
     else:
-        spread = cloglog(predicted)
+        spread = cloglog(fitted.log_survival(time))
         knots = _knots(spread, weight)
-        model = fit_grouped_hazards(np.minimum(fitted.found_time, time), failed, spline(spread, knots), weight)
+        model = fit_grouped_hazards(fitted.found_time, failed, spline(spread, knots), weight, until=time)
         if model is None:
             return None
         observed = model.failure_probability(spline(spread, knots))
@@ -90,10 +89,10 @@ def calibration(fitted: FittedRows, time: float) -> Calibration | None:
     )
 
 
-def cloglog(probability: FloatArray) -> FloatArray:
-    """log(-log(1 - p)), within bounds that no float leaves."""
+def cloglog(log_survival: FloatArray) -> FloatArray:
+    """log(-log(1 - p)) from log(1 - p), which does not lose a p next to 1; within bounds that no float leaves."""
     with np.errstate(divide="ignore"):
-        value: FloatArray = np.log(-np.log1p(-probability))
+        value: FloatArray = np.log(-log_survival)
     return np.clip(value, -_LARGEST_CLOGLOG, _LARGEST_CLOGLOG)
 
 

@@ -20,37 +20,41 @@ _TOLERANCE = 1e-10
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupedHazards:
-    """A fitted model: `effects` b, about `centre`, and the baseline's cumulative hazard at the last time."""
+    """A fitted model: `effects` b, about `centre`, and the baseline's cumulative hazard until the time asked for."""
 
     effects: FloatArray
     centre: FloatArray
     cumulative_hazard: float
 
     def failure_probability(self, covariates: FloatArray) -> FloatArray:
-        """P(failed by the last time) for rows of covariates. (n,)"""
+        """P(failed by the time asked for) for rows of covariates. (n,)"""
         score = np.clip((covariates - self.centre) @ self.effects, -500.0, 500.0)
         return -np.expm1(-self.cumulative_hazard * np.exp(score))
 
 
 def fit_grouped_hazards(
-    time: FloatArray, failed: NDArray[np.bool_], covariates: FloatArray, weight: FloatArray
+    time: FloatArray, failed: NDArray[np.bool_], covariates: FloatArray, weight: FloatArray, *, until: float
 ) -> GroupedHazards | None:
-    """Fit by maximum likelihood; None where there is no maximum, as when one setting fails always and another never.
+    """Fit by maximum likelihood, for predictions of failures `until` a time.
 
-    A time at which everybody at risk fails has an infinite hazard and is left to the prediction: it is then certain.
+    None where there is no maximum, as when one setting fails always and another never. A time at which everybody left
+    fails has an infinite hazard: it is left out of the search, and failure is certain from then on.
     """
     steps = np.unique(time[failed])
     if not steps.size:
         return None
     centre = weight @ covariates / weight.sum()
     x = covariates - centre
+    if not (time > steps[-1]).any() and not (~failed & (time == steps[-1])).any():
+        if until >= steps[-1]:
+            return GroupedHazards(np.zeros(x.shape[1]), centre, np.inf)
+        failed, steps = failed & (time < steps[-1]), steps[:-1]
+        if not steps.size:
+            return GroupedHazards(np.zeros(x.shape[1]), centre, 0.0)
     # Steps that a row outlives: those before its own failure, or up to its last time.
     outlived = np.searchsorted(steps, time, side="right") - failed
     own = np.searchsorted(steps, time[failed])
     survivors = np.bincount(outlived, weight, steps.size + 1)[::-1].cumsum()[::-1][1:]
-    sure = survivors <= 0
-    if sure.any():  # only the last step can be one that nobody outlives
-        return GroupedHazards(np.zeros(x.shape[1]), centre, np.inf)
     problem = _Problem(x, outlived, own, failed, weight, steps.size)
     events = np.bincount(own, weight[failed], steps.size)
     a, b = np.log(events / (survivors + 0.5 * events)), np.zeros(x.shape[1])
@@ -60,7 +64,7 @@ def fit_grouped_hazards(
         if step_b is None:
             return None
         if gain < _TOLERANCE:
-            return GroupedHazards(b + step_b, centre, float(np.exp(a + step_a).sum()))
+            return GroupedHazards(b + step_b, centre, float(np.exp(a + step_a)[steps <= until].sum()))
         length = 1.0
         while length > 1e-6:
             trial = problem(a + length * step_a, b + length * step_b)

@@ -389,9 +389,11 @@ def _clock_report(
 
 def _distance_report(jobs: Sequence[tuple[JobFacts, OutcomeTable]], options: ReportOptions) -> ClockReport:
     observations = distances(jobs)
+    rows = prepared(observations)
+    fits = _fits(rows, options, Clock.DISTANCE)
     return ClockReport(
         clock=Clock.DISTANCE,
-        fits=_fits(observations, options, Clock.DISTANCE),
+        fits=fits,
         kaplan_meier=kaplan_meier(observations, options.confidence_level),
         histogram=histogram(observations),
         cost_per_failure=NO_ESTIMATE,
@@ -402,6 +404,7 @@ def _distance_report(jobs: Sequence[tuple[JobFacts, OutcomeTable]], options: Rep
         conclusion=None,
         paper_rate=None,
         benign_rate=None,
+        diagnostics=diagnose(fits, rows),
     )
 
 
