@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 
 from survival_service.distributions import Distribution
 from survival_service.estimates import log_interval
@@ -92,6 +93,55 @@ def test_few_failures_among_clusters_keep_their_clustered_interval() -> None:
 
 
 @pytest.mark.slow
+def with_group(distribution: Distribution, seed: int = 5) -> Observations:
+    """A hundred samples, about one in five of them failing; those of the group take twice as long."""
+    data = censored(distribution, 100, 0.3, seed)
+    group = (np.arange(100) % 2).astype(float)
+    slower = np.where(group == 1, 2.0, 1.0)
+    time = np.where(data.failed, data.upper, data.lower) * np.where(data.failed, slower, 1.0)
+    seen = data.failed & (time <= data.lower.max())
+    time = np.minimum(time, data.lower.max())
+    return Observations.of(time, np.where(seen, time, inf), covariates={"group": group.tolist()})
+
+
+@pytest.mark.parametrize("distribution", [Distribution.WEIBULL, Distribution.LOG_NORMAL, Distribution.EXPONENTIAL])
+def test_at_the_ends_of_a_time_ratio_nothing_lifts_the_likelihood_higher(distribution: Distribution) -> None:
+    """By brute force over intercept and scale, both ends lie half a chi-squared quantile below the maximum."""
+    data = with_group(distribution)
+    plain, found = both(data, distribution)
+    ratio, likelihood = (
+        found.coefficients[1].time_ratio,
+        Likelihood(data, distribution.family, scale_fixed=distribution.scale_fixed),
+    )
+    assert ratio.value == plain.coefficients[1].time_ratio.value
+    assert found.coefficients[0] == plain.coefficients[0]
+    for end in (ratio.lower, ratio.upper):
+        assert end is not None
+
+        def short(p: np.ndarray, end: float = end) -> float:
+            sigma = 1.0 if distribution.scale_fixed else math.exp(p[1])
+            return -likelihood(likelihood.standardised(np.array([p[0], math.log(end)]), sigma))[0]
+
+        best = minimize(short, [1.0, 0.0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-11})
+        assert plain.log_likelihood + best.fun == pytest.approx(HALF_CHI_SQUARED, rel=2e-3)
+
+
+def test_time_ratios_are_profiled_where_failures_are_few_and_effects_and_rows_are_not_many() -> None:
+    data = with_group(Distribution.WEIBULL)
+    plain, found = both(data, Distribution.WEIBULL)
+    assert found.coefficients[1].time_ratio != plain.coefficients[1].time_ratio
+    many = np.random.default_rng(0).normal(size=(100, 5))
+    wide = Observations(data.lower, data.upper, data.weight, many, tuple("abcde"))
+    plain, found = both(wide, Distribution.WEIBULL)
+    assert plain.status is Status.OK
+    assert found.coefficients == plain.coefficients
+    assert found.median != plain.median
+    raw = Observations(data.lower, data.upper, data.weight, 1e-5 * data.covariates, ("tiny",))
+    ratio = both(raw, Distribution.WEIBULL)[1].coefficients[1].time_ratio
+    assert ratio.value == inf  # e to the power of tens of thousands
+    assert ratio.upper == inf
+
+
 @pytest.mark.parametrize("distribution", [Distribution.WEIBULL, Distribution.LOG_NORMAL, Distribution.EXPONENTIAL])
 def test_with_one_failure_in_ten_the_profile_interval_covers(distribution: Distribution) -> None:
     """800 replicates of 120 samples of which 10 % are expected to fail; Monte-Carlo error 0.8 points."""
