@@ -79,9 +79,9 @@ def test_every_failure_is_in_one_bin(longest: float) -> None:
     assert all(np.diff(found.edge) > 0)
 
 
-def test_the_science_imports_neither_lifelines_nor_scipy_stats_until_it_draws() -> None:
+def test_serving_imports_neither_lifelines_nor_scipy_stats_until_it_draws() -> None:
     program = (
-        "import sys, survival_service.reporting, survival_service.planning;"
+        "import sys, survival_service.adapters.servicer, survival_service.hazards, survival_service.turnbull;"
         "print([m for m in ('lifelines', 'pandas', 'scipy.stats', 'matplotlib', 'torch') if m in sys.modules]);"
         "from survival_service.nonparametric import load; load();"
         "print('matplotlib.pyplot' in sys.modules)"
