@@ -25,6 +25,7 @@ from survival_service.adapters.attack_client import AttackClient, Patience
 from survival_service.adapters.errors import TABLE
 from survival_service.adapters.report_store import ReportStore
 from survival_service.adapters.servicer import Pace, SurvivalServicer
+from survival_service.estimates import normal_quantile
 
 JOB = "job-1"
 HASTE = Patience(first_contact=0.3, without_message=1.0, silence=2.0, shortest_pause=0.01, longest_pause=0.1)
@@ -482,3 +483,87 @@ def test_a_heartbeat_updates_the_job(faults: Any, tmp_path: Path) -> None:
     report = reported(faults, tmp_path, script, jobs=[queued])[-1].report
     assert report.jobs[0].clean_accuracy == 0.95
     assert report.costs.training_duration.seconds == 60
+
+
+def until(factor: float, quantity: pb.Quantity.ValueType = pb.QUANTITY_MEDIAN, **more: Any) -> pb.CreateReportRequest:
+    """A request for a report of the one job, as precise as this."""
+    request = create(**more)
+    request.precision.CopyFrom(pb.Precision(interval_factor=factor, quantity=quantity))
+    return request
+
+
+def test_a_job_that_tells_enough_is_said_to_and_its_report_has_what_was_saved(faults: Any, tmp_path: Path) -> None:
+    batches = [faults.batch(0, rows(0, 200), in_flight=[(200, 2)]), faults.batch(1, rows(200, 210))]
+    job = faults.job(CANCELED, sample_count=1000)
+    responses = reported(
+        faults, tmp_path, [batches[0], faults.wait(0.3), batches[1], faults.end(batches, job)], request=until(1.5),
+        jobs=[faults.job(sample_count=1000)], pace=Pace(shortest=0.05),
+    )  # fmt: skip
+    met = next(response.progress for response in responses if response.progress.stopping.met)
+    assert met.outcome_count == 200
+    (look,) = met.stopping.looks
+    assert (look.failure_count, look.spent_error) == (met.failed_count, pytest.approx(0.05))
+    report = responses[-1].report
+    assert report.stopping.looks == met.stopping.looks
+    assert report.stopping.met
+    assert report.partial
+    assert report.stopping.saved_sample_count == 1000 - 210
+    # 95 % of a thousand are at risk, and a sample spends the mean up to the budget.
+    spent = report.clock_reports[0].fits[0].restricted_mean.value
+    at_risk = report.failed_count + report.survived_count
+    assert report.stopping.saved_query_count == pytest.approx((950 - at_risk) * spent, rel=0.05)
+    assert report.stopping.message.startswith("stopped as planned after 1 look")
+    said = [sentence for sentence in report.limitations if "210 of 1000" in sentence]
+    assert len(said) == 1
+    assert "stopped as planned" in said[0]
+
+
+def test_a_job_that_ends_before_it_told_enough_says_what_would(faults: Any, tmp_path: Path) -> None:
+    batches = [faults.batch(0, rows(0, 200))]
+    report = reported(faults, tmp_path, [*batches, faults.end(batches)], request=until(1.01))[-1].report
+    assert not report.stopping.met
+    assert report.stopping.looks[-1].spent_error == pytest.approx(0.05)
+    assert (report.stopping.saved_sample_count, report.stopping.saved_query_count) == (0, 0)
+    assert "samples at risk would be enough" in report.stopping.message
+
+
+def test_looks_of_an_earlier_call_are_not_spent_again(faults: Any, tmp_path: Path) -> None:
+    batches = [faults.batch(0, rows(0, 200), in_flight=[(200, 2)])]
+    request = until(1.15)
+    earlier = pb.Look(failure_count=40, sample_count=60, spent_error=0.02, information=60.0, interval_factor=1.4)
+    earlier.estimate.value = 5.0
+    request.precision.earlier_looks.append(earlier)
+    report = reported(faults, tmp_path, [*batches, faults.end(batches)], request=request)[-1].report
+    first, last = report.stopping.looks
+    assert first == earlier
+    # What is spent anew is the difference; were the looks independent, the value would be that of this error alone.
+    assert 0.02 < last.spent_error <= 0.05
+    assert 1.96 < last.critical_value < normal_quantile(1 - (last.spent_error - 0.02))
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (until(1.0), "precision.interval_factor"),
+        (until(1.2, pb.QUANTITY_RESTRICTED_MEAN, clock=pb.CLOCK_SECONDS), "precision.quantity"),
+        (until(1.2, clock=pb.CLOCK_DISTANCE), "precision"),
+        (pb.CreateReportRequest(attack_job_ids=["a", "b"], precision=pb.Precision(interval_factor=1.2)), "precision"),
+    ],
+)
+def test_a_precision_that_cannot_be_had_names_its_field(tmp_path: Path, request_: Any, field: str) -> None:
+    async def main() -> Failure:
+        async with stub_for("127.0.0.1:1", tmp_path) as stub:
+            return await refused(stub.CreateReport(request_))
+
+    failure = asyncio.run(main())
+    assert failure.field == field
+
+
+def test_two_models_to_tell_apart_are_planned(tmp_path: Path) -> None:
+    request = pb.PlanSamplesRequest(
+        distribution=pb.DISTRIBUTION_WEIBULL, scale=0.6, failure_share=0.7, check_count=10, interval_factor=1.1,
+        comparison=pb.Comparison(time_ratio=1.5),
+    )  # fmt: skip
+    found = asked(tmp_path, lambda stub: stub.PlanSamples(request)).comparison
+    assert found.first_sample_count == found.second_sample_count > 0
+    assert 0 < found.second_failure_share < 0.7
