@@ -45,7 +45,7 @@ class Assumptions:
               help="How probable it shall be that --time-ratio is noticed.  [default: 0.8]")  # fmt: skip
 @click.option("--allocation", type=positive, metavar="RATIO",
               help="Samples of the second model for each sample of the first.  [default: 1]")  # fmt: skip
-@click.option("--like", metavar="REPORT",
+@click.option("--like", "earlier", metavar="REPORT",
               help="Assume what an earlier report found: its id, its report.json or the folder of that. Options of the "
                    "same name win.")  # fmt: skip
 @click.option("--failure-share", type=level, metavar="SHARE",
@@ -66,7 +66,7 @@ class Assumptions:
 @survival_address
 def plan(
     precisions: tuple[float, ...], time_ratio: float | None, power: float | None, allocation: float | None,
-    like: str | None, failure_share: float | None, checks: int | None, distribution: str | None, scale: float | None,
+    earlier: str | None, failure_share: float | None, checks: int | None, distribution: str | None, scale: float | None,
     accuracy: float | None, confidence_level: float | None, output_format: str, survival_address: str,
 ) -> None:  # fmt: skip
     """Say how many samples to attack.
@@ -101,7 +101,7 @@ def plan(
     }  # fmt: skip
     stated: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     with fitting_address(survival_address) as address, survival_server(address) as server:
-        assumed = replace(_like(like, server, stated) if like else Assumptions(), **stated)
+        assumed = replace(like(earlier, server, stated) if earlier else Assumptions(), **stated)
         request = PlanSamplesRequest(
             distribution=distribution_number(assumed.distribution),
             scale=assumed.scale,
@@ -123,7 +123,7 @@ def plan(
         click.echo(plan_text(assumed, plans, at, time_ratio, power or 0.8))
 
 
-def _like(name: str, server: Any, stated: dict[str, Any]) -> Assumptions:
+def like(name: str, server: Any, stated: dict[str, Any]) -> Assumptions:
     """What an earlier report found. Raises `Problem` or `Misuse` where it cannot be had, or says too little."""
     from cli.earlier import earlier_report
     from cli.quantities import DISTRIBUTIONS, has_numbers
@@ -220,8 +220,8 @@ def _notes(assumed: Assumptions, plans: Sequence[tuple[float, PlanSamplesRespons
     )
     if any(row.median_sample_count * assumed.failure_share < _FEW_FAILURES for _, row in plans):
         yield (
-            f"Where fewer than {_FEW_FAILURES} samples would fail the numbers are somewhat too small: intervals are then "
-            "wider than the information says."
+            f"Where fewer than {_FEW_FAILURES} samples would fail the numbers are somewhat too small: intervals are "
+            "then wider than the information says."
         )
     if assumed.accuracy < 1:
         yield (

@@ -79,6 +79,7 @@ class ScriptedSurvival(SurvivalServiceServicer):
     def __init__(self, report: survival.Report, failure: tuple[grpc.StatusCode, str] | None = None) -> None:
         self.report, self.failure = report, failure
         self.requests: list[survival.CreateReportRequest] = []
+        self.stopping: survival.Stopping | None = None
 
     def ListReports(self, request: survival.ListReportsRequest, context: Any) -> survival.ListReportsResponse:  # noqa: N802
         return survival.ListReportsResponse()
@@ -88,9 +89,12 @@ class ScriptedSurvival(SurvivalServiceServicer):
         fits = [fit for fit in self.report.clock_reports[0].fits if fit.status == survival.Fit.STATUS_OK]
         yield survival.CreateReportResponse(
             progress=survival.ReportProgress(
-                outcome_count=1, failed_count=34, in_flight_count=12, provisional_fits=fits
+                outcome_count=1, failed_count=34, in_flight_count=12, provisional_fits=fits, stopping=self.stopping
             )
         )
+        if self.stopping is not None:
+            self.report.partial = True
+            self.report.stopping.CopyFrom(self.stopping)
         if self.failure is not None:
             context.abort(*self.failure)
         yield survival.CreateReportResponse(report=self.report)
@@ -239,6 +243,39 @@ def test_a_canceled_job_still_gets_its_partial_report(afrctl: Any, scripted: Any
     assert ended.returncode == 1
     assert ended.stdout.startswith("BROKEN")
     assert "canceled by someone else" in ended.stderr
+
+
+def test_a_job_that_is_precise_enough_is_stopped_as_planned(afrctl: Any, scripted: Any, tmp_path: Path) -> None:
+    def stream(token: str, context: Any) -> Stream:
+        yield one_failure(4, 0)
+        assert attacker.canceled.wait(60)
+        yield end([4], attack.AttackJob.STATE_CANCELED)
+
+    options, attacker, survivor = scripted(stream)
+    look = survival.Look(failure_count=34, sample_count=60, critical_value=2.0, interval_factor=1.19)
+    survivor.stopping = survival.Stopping(
+        quantity=survival.QUANTITY_MEDIAN, interval_factor=1.2, met=True, looks=[look]
+    )
+    ended = afrctl(*EVALUATE, *options, "--until-precision", "1.2")
+    assert ended.returncode == 0, ended.stderr
+    assert "the median is known to ×/÷ 1.19: stopping the job as planned" in ended.stderr
+    assert "Stopped as planned" in ended.stdout
+    assert (tmp_path / "afr-report" / "report.html").exists()
+    (request,) = survivor.requests
+    assert request.precision == survival.Precision(interval_factor=1.2, quantity=survival.QUANTITY_MEDIAN)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--until-precision", "1"), "1 is not above 1"),
+        (("--until-quantity", "median"), "no effect without --until-precision"),
+    ],
+)
+def test_a_precision_that_says_nothing_is_refused(afrctl: Any, options: tuple[str, ...], said: str) -> None:
+    ended = afrctl(*EVALUATE, *options)
+    assert ended.returncode == 2
+    assert said in ended.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])

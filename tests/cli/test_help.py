@@ -26,7 +26,7 @@ ALL = list(commands(app))
 
 def test_the_commands_are_those_of_the_documentation() -> None:
     assert {" ".join(path) for path in ALL} == {
-        "evaluate", "report", "jobs", "jobs list", "jobs show", "jobs follow", "jobs cancel",
+        "evaluate", "report", "plan", "jobs", "jobs list", "jobs show", "jobs follow", "jobs cancel",
         "models", "attacks", "defences", "datasets", "up", "down", "status", "train", "fit",
     }  # fmt: skip
 

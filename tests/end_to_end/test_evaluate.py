@@ -217,6 +217,31 @@ def test_what_the_services_refuse_is_one_line(
     assert not (tmp_path / "report").exists()
 
 
+def test_a_job_stops_once_it_has_told_enough(addresses: dict[str, str], afrctl: Run, tmp_path: Path) -> None:
+    """Many small steps, so that a look comes long before the end; the job that is left stands on the server."""
+    ended = afrctl(
+        *EVALUATE, "--attack", "pgd", "--epsilon", "0.1", "--step-size", "0.002", "--max-iterations", "60",
+        "--samples", "360", "--until-precision", "1.6", "--output", tmp_path, **addresses,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "stopping the job as planned" in ended.stderr
+    assert "stopped as precise as asked" in ended.stdout
+    report = report_in(tmp_path)
+    stopping = report["stopping"]
+    last = stopping["looks"][-1]
+    assert stopping["met"] is True
+    assert int(last["failureCount"]) >= 20
+    assert last["estimate"]["upper"] / last["estimate"]["lower"] <= 1.6**2
+    assert last["spentError"] <= 0.05 + 1e-9
+    assert int(stopping["savedSampleCount"]) == 360 - int(report["sampleCount"]) > 0
+    assert stopping["savedQueryCount"] > 0
+    assert stopping["savedSeconds"] > 0
+    assert any("stopped as planned" in sentence for sentence in report["limitations"])
+    assert "The interval over the looks" in (tmp_path / "report.html").read_text()
+    newest = afrctl("jobs", "list", "--limit", "1", **addresses).stdout.splitlines()[1]
+    assert "canceled" in newest
+
+
 def test_ctrl_c_cancels_the_job_on_the_server(
     addresses: dict[str, str], afrctl: Run, environment: dict[str, str], tmp_path: Path, wait_until: Any
 ) -> None:
