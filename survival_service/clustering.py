@@ -213,6 +213,34 @@ class BiasReduced:
         return ClusterError(float(np.sqrt(np.sum(np.square(total)))), trace * trace / squares if squares > 0 else 0.0)
 
 
+class TwoWay:
+    """Errors of sums of estimates over few trained models that may have been attacked on the same images.
+
+    What a setting does may differ from image to image, and models attacked on the same images agree about that: they
+    alone leave it out. The variance is then that over models plus that over images (Cameron, Gelbach and Miller 2011),
+    without taking off that over pairs of both: over few models, whose shared images' hardness cancels, that is more
+    than what is counted twice. So it is a little too large, by what single samples add. The degrees of freedom are
+    Satterthwaite's for the sum. Where no two models share an image there is nothing to add.
+    """
+
+    def __init__(self, equations: Mapping[str, Equation], models: IntArray, images: IntArray) -> None:
+        self._over_models = BiasReduced(equations, models)
+        pair_count = len(np.unique(np.column_stack([models, images]), axis=0))
+        self._over_images = Sandwich(equations, images) if pair_count > len(np.unique(images)) else None
+        self.cluster_count = self._over_models.cluster_count
+
+    def error(self, j: int, signs: Mapping[str, float]) -> ClusterError:
+        """Of the sum over equations of sign times their j-th estimate."""
+        among = self._over_models.error(j, signs)
+        if self._over_images is None:
+            return among
+        within = self._over_images.error(j, signs)
+        variance, squares = among.standard**2 + within.standard**2, within.standard**4 / within.degrees
+        if among.degrees > 0:
+            squares += among.standard**4 / among.degrees
+        return ClusterError(float(np.sqrt(variance)), variance**2 / squares if squares > 0 else among.degrees)
+
+
 def sums(rows: FloatArray, cluster: IntArray) -> FloatArray:
     """(G, k): the sums of the rows (n, k) of each cluster."""
     count = int(cluster.max()) + 1

@@ -7,8 +7,9 @@ same clusters, so their joint errors are those of the stacked equations (`cluste
 themselves, free to disagree, stands beside it with the gap.
 
 An effect of what is the same in all jobs on one trained model (its depth, a defence that it was trained with) is known
-only as far as training again is: its clusters are the trained models, few as they are. With fewer than two a level
-nothing tells the level from the one model, and the interval, clustered by image, is that of these models.
+only as far as training again is: its clusters are the trained models, few as they are, and the images that they share.
+With fewer than two models a level nothing tells the level from the one model, and the interval, clustered by image, is
+that of these models.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from enum import Enum
 import numpy as np
 from scipy.special import stdtr
 
-from survival_service.clustering import BiasReduced, ClusterError, Equation, Sandwich, least_squares, of_fit
+from survival_service.clustering import ClusterError, Equation, Sandwich, TwoWay, least_squares, of_fit
 from survival_service.covariates import independent_columns
 from survival_service.design import Design
 from survival_service.distributions import Distribution
@@ -111,7 +112,7 @@ class _Clusters:
     """
 
     over_images: Sandwich | None
-    over_models: BiasReduced | None
+    over_models: TwoWay | None
     least_models: tuple[int, ...]
 
 
@@ -242,14 +243,14 @@ def _clusters(equations: Mapping[str, Equation], columns: FloatArray, cluster: I
     enough_models = bool(equations) and max(least_models, default=0) >= MODELS_PER_LEVEL
     return _Clusters(
         over_images=Sandwich(equations, cluster) if enough_images else None,
-        over_models=BiasReduced(equations, models) if enough_models else None,
+        over_models=TwoWay(equations, models, cluster) if enough_models else None,
         least_models=tuple(least_models),
     )
 
 
 def _errors(
     j: int, signs: Mapping[str, float], clusters: _Clusters
-) -> tuple[Sandwich | BiasReduced | None, EffectStatus, str]:
+) -> tuple[Sandwich | TwoWay | None, EffectStatus, str]:
     """The errors of effect j, and how far they reach; `signs` are those of its main ratio."""
     status, message = EffectStatus.OK, ""
     if clusters.least_models[j]:

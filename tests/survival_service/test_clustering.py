@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from survival_service.clustering import BiasReduced, Equation, Sandwich, least_squares, of_fit
+from survival_service.clustering import BiasReduced, Equation, Sandwich, TwoWay, least_squares, of_fit
 from survival_service.design import Design
 from survival_service.distributions import Distribution
 from survival_service.fitting import fit
@@ -182,6 +182,25 @@ def test_the_normal_likelihood_of_exact_times_gives_the_errors_of_least_squares(
         Sandwich({"": least_squares(rows.covariates, second, rows.weight)}, cluster).covariance(),
         rtol=1e-6,
     )
+
+
+def test_models_attacked_on_images_of_their_own_are_the_only_clusters() -> None:
+    rows, second, models = simulated()
+    equations = {"": least_squares(rows.covariates, second, rows.weight)}
+    both, alone = TwoWay(equations, models, np.arange(models.size)), BiasReduced(equations, models)
+    assert [both.error(j, {"": 1.0}) for j in range(2)] == [alone.error(j, {"": 1.0}) for j in range(2)]
+
+
+def test_an_effect_that_differs_from_image_to_image_adds_its_variance() -> None:
+    """Six models of two levels on the same 40 images, nothing but an effect of the image in the second level.
+
+    Models of a level agree, so that nothing is left among models; the mean effect has the error of a mean of 40.
+    """
+    model, image = np.repeat(np.arange(6), 40), np.tile(np.arange(40), 6)
+    level, own = (model >= 3).astype(float), np.random.default_rng(3).normal(size=40)
+    found = TwoWay({"": least_squares(level[:, None], level * own[image], np.ones(240))}, model, image)
+    assert found.error(0, {"": 1.0}).standard == pytest.approx(own.std(ddof=1) / math.sqrt(40), rel=1e-10)
+    assert found.error(0, {"": 1.0}).degrees == pytest.approx(39, rel=1e-10)
 
 
 @pytest.mark.parametrize("errors", [Sandwich, BiasReduced])

@@ -255,3 +255,19 @@ def test_intervals_over_few_models_cover_as_often_as_they_say(seeds: int) -> Non
             covered[name] += lower < np.exp(0.2) < upper
     assert 0.92 <= covered["models"] / 400 <= 0.98, covered
     assert covered["images"] / 400 < 0.80, covered
+
+
+@pytest.mark.slow
+def test_models_attacked_on_the_same_images_cover_what_differs_from_image_to_image() -> None:
+    """300 replicates of 4 seeds a level on 25 images that differ in hardness and in what depth does to them."""
+    covered, sd = 0, {"hardness": 0.7, "depth": 0.6, "model": 0.2}
+    for replicate in range(300):
+        generator = np.random.default_rng(replicate)
+        model, image = np.repeat(np.arange(8), 25), np.tile(np.arange(25), 8)
+        deep = (model >= 4).astype(float)
+        hard, own, trained = (s * generator.normal(size=n) for s, n in zip(sd.values(), (25, 25, 8), strict=True))
+        log_time = 3.0 + hard[image] + deep * (0.2 + own[image]) + trained[model] + 0.3 * generator.normal(size=200)
+        rows = Observations(np.exp(log_time), np.exp(log_time), np.ones(200), deep[:, None], ("depth",), image)
+        (effect,) = split(rows, np.ones(200), model, Distribution.LOG_NORMAL).effects
+        covered += ends(effect.queries)[1] < np.exp(0.2) < ends(effect.queries)[2]
+    assert 0.92 <= covered / 300 <= 0.99, covered
