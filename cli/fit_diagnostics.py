@@ -25,6 +25,8 @@ def diagnostics_blocks(fitted: FitOutcomesResponse) -> list[str]:
     from cli.tables import table
 
     of = fitted.diagnostics
+    if not of.distributions:
+        return [of.fit_finding]
     header = [f"shares at {number(of.calibration_time)}", *PREDICTION_COLUMNS[1:], "residuals p"]
     tests = [probability(one.residual_p_value) if one.HasField("residual_p_value") else "–" for one in of.distributions]
     predicted = [[*row, test] for row, test in zip(prediction_rows(of), tests, strict=True)]

@@ -20,6 +20,9 @@ from survival_service.residuals import ResidualCurve, residual_curve, residual_t
 from survival_service.validation import CrossValidation, cross_validation
 from survival_service.wording import DISTRIBUTIONS, percent
 
+# With more rows than this the diagnostics would take longer than all fits together by many seconds.
+ROW_LIMIT = 200_000
+
 
 @dataclass(frozen=True, slots=True)
 class DistributionDiagnostics:
@@ -66,9 +69,12 @@ def diagnose(fits: Sequence[Fit], rows: Prepared, configuration: IntArray | None
 
     `configuration` numbers the attack job of each row, where there are several.
     """
-    known = [FittedRows.of(one, rows) for one in fits if one.has_numbers]
-    if not known:
+    if not any(one.has_numbers for one in fits):
         return None
+    if rows.observations.lower.size > ROW_LIMIT:
+        why = f"It is not looked at with more than {ROW_LIMIT:,} distinct rows; fit a sample of them."
+        return Diagnostics(fit_finding=why, assumption_finding=why)
+    known = [FittedRows.of(one, rows) for one in fits if one.has_numbers]
     # Fits that leave a group out are of other rows: only what is of the rows of the best can stand beside it.
     alike = [one for one in known if one.data.lower.size == known[0].data.lower.size]
     time = shared_time(known[0].data)

@@ -26,8 +26,8 @@ PAIRS = (
     (Distribution.LOG_NORMAL, Distribution.GENERALIZED_GAMMA),
     (Distribution.GAMMA, Distribution.GENERALIZED_GAMMA),
 )
-# A distribution with a shape that nobody asked for is fitted where that takes hundredths of a second: to so few
-# distinct rows.
+# The generalised gamma that nobody asked for is fitted where that takes hundredths of a second: to so few distinct
+# rows. The gamma takes longer and is fitted if it was asked for only.
 CELL_LIMIT = 150
 # Of more rows than this equal ones are not looked for.
 MERGED_LIMIT = 20_000
@@ -58,7 +58,8 @@ def nesting_tests(fits: Sequence[Fit], rows: Prepared) -> tuple[NestingTest, ...
 
     def of(distribution: Distribution) -> Fit | None:
         nonlocal laid_out
-        if distribution not in known and (not distribution.with_shape or cells.lower.size <= CELL_LIMIT):
+        few = cells.lower.size <= CELL_LIMIT and distribution is not Distribution.GAMMA
+        if distribution not in known and (few or not distribution.with_shape):
             laid_out = laid_out or prepared(cells)
             known[distribution] = fit(laid_out, distribution)
         return known.get(distribution)

@@ -55,6 +55,8 @@ def _lead(clock: ClockReport) -> str:
 
 def _tables(clock: ClockReport) -> list[SectionTable]:
     of, word = clock.diagnostics, clock_word(clock.clock)
+    if not of.distributions:
+        return []
     time = with_unit(value_on_clock(of.calibration_time, clock.clock), clock.clock)
     when = f" at {time}" if of.HasField("calibration_time") else ""
     tables = [
@@ -78,7 +80,7 @@ def _findings(clocks: list[ClockReport]) -> list[str]:
         notes += [f"{lead}{one.finding}." for one in of.distributions if not one.HasField("residual_p_value")]
         notes += [f"{lead}nested distributions {finding}." for finding in dict.fromkeys(untested)]
         notes += [f"{lead}{one.finding}." for one in of.nesting_tests if one.HasField("statistic")]
-        if not of.cross_validation.fold_count:
+        if of.HasField("cross_validation") and not of.cross_validation.fold_count:
             notes.append(f"{lead}{of.cross_validation.finding}.")
         notes += [f"{lead}{distribution_word(one.distribution)} {one.finding}." for one in of.cross_validation.results
                   if one.finding]  # fmt: skip

@@ -110,6 +110,15 @@ def test_a_report_without_diagnostics_has_neither_section() -> None:
     assert assumptions(bare) is None
 
 
+def test_too_many_rows_leave_a_sentence() -> None:
+    bare = pb.Diagnostics(fit_finding="It is not looked at.")
+    section = goodness(pb.Report(clock_reports=[pb.ClockReport(clock=pb.CLOCK_QUERIES, fits=fits(), diagnostics=bare)]))
+    assert section is not None
+    assert section.answer == "It is not looked at."
+    assert not section.tables
+    assert diagnostics_blocks(pb.FitOutcomesResponse(fits=fits(), diagnostics=bare)) == ["It is not looked at."]
+
+
 def test_the_page_draws_shares_and_quantiles() -> None:
     """The curve of residuals from corner to corner, and three points on the line of factor 2."""
     of = report(pb.CLOCK_QUERIES)

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 
+from survival_service import diagnostics
 from survival_service.diagnostics import Diagnostics, diagnose
 from survival_service.distributions import Distribution
 from survival_service.fitting import described, fit, prepared, ranked
@@ -55,11 +57,25 @@ def test_one_job_says_that_every_sample_is_predicted_alike(job: Job, simulated_c
     assert of.assumption_finding.startswith("There is one setting")
     assert of.cross_validation is not None
     assert of.cross_validation.finding == "5 folds of samples: there is one configuration"
-    assert [test.statistic is not None for test in of.nesting_tests] == [True] * 4
+    assert [test.statistic is not None for test in of.nesting_tests] == [
+        True,
+        True,
+        True,
+        False,
+    ]  # nobody asked for a gamma fit
 
 
 def test_without_numbers_there_is_nothing_to_diagnose() -> None:
     assert diagnosed(Observations.of([5.0, 5.0], [np.inf, np.inf]), *THREE) is None
+
+
+def test_more_rows_than_can_be_looked_at_leave_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnostics, "ROW_LIMIT", 59)
+    time = np.random.default_rng(1).exponential(size=60)
+    found = diagnosed(Observations(time, time, np.ones(60), np.empty((60, 0))), Distribution.WEIBULL)
+    assert found is not None
+    assert "fit a sample of them" in found.fit_finding
+    assert not found.distributions
 
 
 def test_numbers_are_those_of_the_samples_that_a_limit_leaves() -> None:

@@ -44,7 +44,7 @@ def test_log_normal_times_rule_the_weibull_out_and_keep_the_log_normal() -> None
 
 def test_a_fit_without_numbers_has_no_test_but_a_reason() -> None:
     data = Observations(np.array([0.0, 1.0]), np.array([1.0, np.inf]), np.array([30.0, 20.0]), np.empty((2, 0)))
-    for test in of_pairs(data, Distribution.WEIBULL).values():
+    for test in of_pairs(data, Distribution.WEIBULL, Distribution.GAMMA).values():
         assert test.statistic is None
         assert test.p_value is None
         assert "no numbers" in test.finding
