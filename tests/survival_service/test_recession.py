@@ -186,3 +186,33 @@ def test_clusters_and_weights_change_nothing_about_whether_there_is_a_maximum() 
     assert "independent" in clustered.effect_bounds[0].message
     assert clustered.aic == pytest.approx(weighted.aic)
     assert clustered.aicc == pytest.approx(weighted.aicc)
+
+
+def random_cells(seed: int) -> Observations:
+    """A few cells of all kinds of censoring, with groups or numbers for covariates."""
+    g = np.random.default_rng(seed)
+    n, p, last = int(g.integers(2, 14)), int(g.integers(0, 4)), int(g.integers(2, 8))
+    x = g.integers(0, 2, size=(n, p)).astype(float) if g.random() < 0.7 else np.round(g.normal(size=(n, p)), 1)
+    lower, kind = g.integers(0, last, size=n).astype(float), g.random(n)
+    upper = np.where(kind < 0.35, inf, np.where(kind < 0.5, lower, lower + g.integers(1, 3, size=n)))
+    lower[np.isinf(upper) & (lower == 0)] = 1
+    upper[upper == 0] = 1
+    return Observations(lower, upper, g.integers(1, 25, size=n).astype(float), x, tuple(f"x{j}" for j in range(p)))
+
+
+def test_a_fit_is_ok_just_where_no_direction_of_recession_is() -> None:
+    """The search knows of no direction, and the program of no search: they agree, whatever the distribution."""
+    known = {Status.OK, Status.GROUP_WITHOUT_FAILURE, Status.NOT_IDENTIFIED}
+    seen = dict.fromkeys(known, 0)
+    for seed in range(60):
+        rows = prepared(random_cells(seed))
+        found = {
+            fit(rows, d).status for d in (Distribution.WEIBULL, Distribution.LOG_NORMAL, Distribution.LOG_LOGISTIC)
+        }
+        assert len(found) == 1
+        status = found.pop()
+        if status in known and rows.design is not None:
+            seen[status] += 1
+            maximum = rows.limit is None and not spread_collapses(rows.design)
+            assert (status is Status.OK) == maximum, seed
+    assert min(seen.values()) >= 2
