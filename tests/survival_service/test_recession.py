@@ -194,6 +194,8 @@ def random_cells(seed: int) -> Observations:
     n, p, last = int(g.integers(2, 14)), int(g.integers(0, 4)), int(g.integers(2, 8))
     x = g.integers(0, 2, size=(n, p)).astype(float) if g.random() < 0.7 else np.round(g.normal(size=(n, p)), 1)
     lower, kind = g.integers(0, last, size=n).astype(float), g.random(n)
+    if p and g.random() < 0.3:
+        kind[x[:, 0] == 1] = 0.0  # nothing fails there
     upper = np.where(kind < 0.35, inf, np.where(kind < 0.5, lower, lower + g.integers(1, 3, size=n)))
     lower[np.isinf(upper) & (lower == 0)] = 1
     upper[upper == 0] = 1
@@ -204,7 +206,7 @@ def test_a_fit_is_ok_just_where_no_direction_of_recession_is() -> None:
     """The search knows of no direction, and the program of no search: they agree, whatever the distribution."""
     known = {Status.OK, Status.GROUP_WITHOUT_FAILURE, Status.NOT_IDENTIFIED}
     seen = dict.fromkeys(known, 0)
-    for seed in range(60):
+    for seed in range(50):
         rows = prepared(random_cells(seed))
         found = {
             fit(rows, d).status for d in (Distribution.WEIBULL, Distribution.LOG_NORMAL, Distribution.LOG_LOGISTIC)
