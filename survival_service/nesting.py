@@ -92,5 +92,5 @@ def _test(
         else f"the {small} distribution is enough: the {large} one fits no better"
     )
     if clustered:
-        finding += ", if rows are taken as independent, which those of one image are not"
+        finding += ", if rows are taken as independent, which those of one cluster are not"
     return NestingTest(narrow, wide, statistic, 1, p_value, finding)

@@ -73,7 +73,7 @@ def fit_figure(clock: ClockReport) -> Markup:
         for one in of.distributions
         if one.HasField("residual_distance")
     )
-    caption = join([*legend, " The thin line is where a model that fits would lie."])
+    caption = join([*legend, f" On {clock_word(clock.clock)}; the thin line is where a model that fits would lie."])
     return _figure(panels, caption, f"Observed against fitted shares, {clock_word(clock.clock)}", description)
 
 
@@ -105,7 +105,7 @@ def factor_figure(clock: ClockReport, checks: Sequence[AssumptionCheck]) -> Mark
     shown = panels[:_PANEL_LIMIT]
     description = "; ".join(f"{panel.title}: factor {number(panel.factor)}" for panel in shown)
     caption = (
-        "Each point is the time by which the same share of both groups had failed, from 5 % on, the effects of "
+        f"On {clock_word(clock.clock)}: each point is the time by which the same share of both groups had failed, from 5 % on, the effects of "
         "other settings taken out. One factor puts all points on the line."
         + (f" {len(panels) - len(shown)} more settings are not drawn." if len(panels) > len(shown) else "")
     )
@@ -128,7 +128,7 @@ def _figure(panels: Sequence[_Panel], caption: Markup | str, name: str, descript
 
 
 def _panel(panel: _Panel, width: float, height: float) -> Markup:
-    left, right, top, bottom = 58.0, width - 18, 44.0, height - 46
+    left, right, top, bottom = 58.0, width - 26, 44.0, height - 46
     x = Scale(panel.low, panel.high, left, right, logarithmic=panel.logarithmic)
     y = Scale(panel.low, panel.high, bottom, top, logarithmic=panel.logarithmic)
     ticks = log_ticks(panel.low, panel.high, 5) if panel.logarithmic else round_ticks(panel.high, 4)

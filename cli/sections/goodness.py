@@ -79,7 +79,6 @@ def _findings(clocks: list[ClockReport]) -> list[str]:
         untested = [test.finding for test in of.nesting_tests if not test.HasField("statistic")]
         notes += [f"{lead}{one.finding}." for one in of.distributions if not one.HasField("residual_p_value")]
         notes += [f"{lead}nested distributions {finding}." for finding in dict.fromkeys(untested)]
-        notes += [f"{lead}{one.finding}." for one in of.nesting_tests if one.HasField("statistic")]
         if of.HasField("cross_validation") and not of.cross_validation.fold_count:
             notes.append(f"{lead}{of.cross_validation.finding}.")
         notes += [f"{lead}{distribution_word(one.distribution)} {one.finding}." for one in of.cross_validation.results
