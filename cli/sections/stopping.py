@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from cli.quantities import count, duration, number, quantity_word, share, share_interval, value_on_clock, with_unit
+from cli.quantities import count, duration, number, on_clock, quantity_word, share, share_interval, with_unit
 from cli.sections.section import Section, SectionTable
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ def _tables(report: Report) -> tuple[SectionTable, ...]:
 def _estimate(estimate: Estimate, quantity: int, clock: int) -> str:
     if quantity == _SHARE:
         return share_interval(estimate)
-    value, low, high = (value_on_clock(end, clock) for end in (estimate.value, estimate.lower, estimate.upper))
-    return with_unit(f"{value} [{low}, {high}]", clock)
+    return with_unit(on_clock(estimate, clock), clock)
 
 
 def _drawings(decided: Stopping) -> list[Markup]:

@@ -220,7 +220,7 @@ def test_what_the_services_refuse_is_one_line(
 def test_a_job_stops_once_it_has_told_enough(addresses: dict[str, str], afrctl: Run, tmp_path: Path) -> None:
     """Many small steps, so that a look comes long before the end; the job that is left stands on the server."""
     ended = afrctl(
-        *EVALUATE, "--attack", "pgd", "--epsilon", "0.1", "--step-size", "0.002", "--max-iterations", "60",
+        *EVALUATE, "--attack", "pgd", "--epsilon", "0.1", "--step-size", "0.004", "--max-iterations", "30",
         "--samples", "360", "--until-precision", "1.6", "--output", tmp_path, **addresses,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
