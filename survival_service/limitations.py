@@ -87,8 +87,9 @@ def _of_jobs(jobs: Sequence[tuple[JobFacts, OutcomeTable]], stopped_as_planned: 
         if facts.canceled and stopped_as_planned:
             yield (
                 f"{name} stopped as planned after {table.outcome_count} of {facts.sample_count} samples; those under "
-                "attack then count as surviving up to their last check, which the fits and curves take into account, "
-                "but the share of failures and the accuracy under attack do not. Only the interval that it was "
+                "attack then count as surviving up to their last check, which the fits and curves take into account. "
+                "Shares of samples do not: the share of failures is too low, and so is the accuracy before the attack, "
+                "since misclassified samples are counted before others are attacked. Only the interval that it was "
                 "stopped for is corrected for the looks at it; all others are for a number of samples fixed beforehand"
             )
         elif facts.canceled:
