@@ -105,8 +105,8 @@ def factor_figure(clock: ClockReport, checks: Sequence[AssumptionCheck]) -> Mark
     shown = panels[:_PANEL_LIMIT]
     description = "; ".join(f"{panel.title}: factor {number(panel.factor)}" for panel in shown)
     caption = (
-        f"On {clock_word(clock.clock)}: each point is the time by which the same share of both groups had failed, from 5 % on, the effects of "
-        "other settings taken out. One factor puts all points on the line."
+        f"On {clock_word(clock.clock)}: each point is the time by which the same share of both groups had failed, from "
+        "5 % on, the effects of other settings taken out. One factor puts all points on the line."
         + (f" {len(panels) - len(shown)} more settings are not drawn." if len(panels) > len(shown) else "")
     )
     return _figure(shown, caption, f"Quantiles of two groups, {clock_word(clock.clock)}", description)
