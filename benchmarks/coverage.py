@@ -6,7 +6,8 @@ Each replicate draws times T = exp(mu + beta x + sigma epsilon) from a known law
 checks evenly spaced up to a budget, fits the same law and asks whether the intervals hold the true values. Studies:
 
 - `groups`: two groups of which the slower one has 30 (or 100) failures on average, the other one's times 0.6 times as
-  long, 10 to 40 checks; half or nine tenths of the slower group fail.
+  long, 10 to 40 checks; half or nine tenths of the slower group fail. `groups as reported`: one of these settings with
+  the intervals of a report, by profile likelihood.
 - `clusters`: images attacked in eight jobs each, times of one image correlated by a Gaussian copula (so that their own
   law stays the fitted one); a covariate of the image and one of the job. `naive` is the same fit without clusters.
 - `few`: one in ten samples fails. `Wald` is the interval of so many standard errors of the logarithm of the quantity,
@@ -117,8 +118,13 @@ def median_of(distribution: Distribution, mu: float) -> float:
     return math.exp(mu + sigma_of(distribution) * distribution.family.quantile(0.5))
 
 
-def groups(distribution: Distribution, events: int, share: float, checks: int, replicates: int) -> Cell:
-    """Two groups, the slower with `events` failures on average, of `share` of its samples."""
+def groups(
+    distribution: Distribution, events: int, share: float, checks: int, replicates: int, *, reported: bool = False
+) -> Cell:
+    """Two groups, the slower with `events` failures on average, of `share` of its samples.
+
+    The intervals are those of standard errors or, `reported`, those a report gives.
+    """
     cell = Cell("groups", distribution, f"{events} failures, {share:.0%} fail, {checks} checks", replicates)
     n, sigma, beta = round(events / share), sigma_of(distribution), math.log(RATIO)
     x = np.repeat([0.0, 1.0], n)
@@ -128,7 +134,7 @@ def groups(distribution: Distribution, events: int, share: float, checks: int, r
         times = np.exp(MU + beta * x + sigma * epsilon(distribution, generator, 2 * n))
         lower, upper = checked(times, budget, checks)
         data = Observations(lower, upper, np.ones(2 * n), x[:, None], ("group",)).merged()
-        found = fit(data, distribution)
+        found = described(fit(data, distribution), data) if reported else fit(data, distribution)
         cell.failures += found.failure_count / replicates
         if found.status is Status.OK:
             cell.judge("median", found.median, median)
@@ -251,6 +257,12 @@ def of_groups(replicates: int) -> Iterator[Cell]:
             yield groups(distribution, events, share, checks, replicates)
 
 
+def of_reported_groups(replicates: int) -> Iterator[Cell]:
+    """One cell a distribution, with the intervals of a report."""
+    for distribution in DISTRIBUTIONS:
+        yield groups(distribution, 30, 0.5, 20, replicates, reported=True)
+
+
 def of_clusters(replicates: int) -> Iterator[Cell]:
     """All cells of the study of clusters."""
     for distribution in DISTRIBUTIONS:
@@ -273,6 +285,7 @@ def of_mid_run(replicates: int) -> Iterator[Cell]:
 
 STUDIES: dict[str, Callable[[int], Iterator[Cell]]] = {
     "groups": of_groups,
+    "groups as reported": of_reported_groups,
     "clusters": of_clusters,
     "few": of_few,
     "in flight": of_mid_run,
