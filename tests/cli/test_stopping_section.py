@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import queue
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
+import grpc
 import pytest
 from afr.survival.v1 import survival_service_pb2 as pb
 
+from cli.following import ReportArrived, ReportFeed
 from cli.html.looks import looks_figure
 from cli.html.page import report_page
 from cli.progress import precision
@@ -86,3 +90,28 @@ def test_the_live_line_holds_the_width_against_the_wanted_one() -> None:
     assert precision(progress) == "median: ×/÷ 1.20 wanted, no look yet (12 failed)"
     progress.stopping.looks.extend([look(30, 6.0, 16.0), look(45, 7.5, 13.5)])
     assert precision(progress) == "median known to ×/÷ 1.34, ×/÷ 1.20 wanted (2 looks)"
+
+
+def test_a_call_that_goes_on_after_another_passes_its_looks_on() -> None:
+    """A server that restarts knows nothing of the looks that its predecessor spent error on."""
+
+    class Gone(grpc.RpcError):
+        def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode.UNAVAILABLE
+
+    asked: list[pb.CreateReportRequest] = []
+
+    def create_report(request: pb.CreateReportRequest) -> Any:
+        asked.append(pb.CreateReportRequest.FromString(request.SerializeToString()))
+        if len(asked) > 1:
+            yield pb.CreateReportResponse(report=pb.Report())
+            return
+        for looks in ([look(30, 6.0, 16.0)], [look(30, 6.0, 16.0), look(45, 7.5, 13.5)]):
+            yield pb.CreateReportResponse(progress=pb.ReportProgress(stopping=pb.Stopping(looks=looks)))
+        raise Gone
+
+    server: Any = SimpleNamespace(name="survival server", stub=SimpleNamespace(CreateReport=create_report))
+    request = pb.CreateReportRequest(attack_job_ids=["job"], precision=pb.Precision(interval_factor=1.2))
+    events = list(ReportFeed(server, request, queue.SimpleQueue()).read())
+    assert isinstance(events[-1], ReportArrived)
+    assert [[found.failure_count for found in one.precision.earlier_looks] for one in asked] == [[], [30, 45]]
