@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
 from attack_service.errors import InvalidSpecification
+
+# Of glibc's mallopt: the free memory at the end of the heap that is kept, and the largest block that lies in the heap.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_KEPT_BYTES, _LARGEST_KEPT_BYTES = 2**30, 2**28
 
 
 def choose_device(device: str) -> torch.device:
@@ -64,6 +70,23 @@ def _processor() -> str:
         lines = []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.processor() or platform.machine()
+
+
+def keep_memory() -> None:
+    """Have this process keep the memory that a pass through a model frees, for the next pass.
+
+    The C library of Linux else returns it to the system after every pass, and gets it anew a page at a time: on a CPU
+    that was a fifth of the time of a forward pass. Elsewhere nothing is done.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    # In a C library that has no such function, or another one than glibc's, there is nothing to be won.
+    with suppress(AttributeError, OSError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+        if not library.mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES):
+            # Older versions take no more than this.
+            library.mallopt(_MMAP_THRESHOLD, 2**25)
 
 
 @contextmanager

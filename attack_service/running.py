@@ -14,7 +14,14 @@ from attack_service.catalog import attack_entry
 from attack_service.checkpoints import Store
 from attack_service.datasets import Dataset, balanced_indices, shard_positions
 from attack_service.defences import Target, defend
-from attack_service.devices import choose_device, device_identity, device_name, disturbance, exact_arithmetic
+from attack_service.devices import (
+    choose_device,
+    device_identity,
+    device_name,
+    disturbance,
+    exact_arithmetic,
+    keep_memory,
+)
 from attack_service.errors import DatasetUnavailable, MemoryExhausted
 from attack_service.evaluating import (
     CleanEvaluation,
@@ -43,6 +50,7 @@ def run_attack(
     check. Raises the errors of `attack_service.errors`.
     """
     where = choose_device(device)
+    keep_memory()
     try:
         with exact_arithmetic():
             return _run(job.spec, shard_index, ledger, Store(store_root), data_root, where)

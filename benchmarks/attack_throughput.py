@@ -57,7 +57,7 @@ from throughput.ours import Account, Ours, evaluations, gradient_passes, has_att
 from throughput.peers import LIBRARIES
 from torch import Tensor
 
-from attack_service.devices import choose_device, device_name, exact_arithmetic
+from attack_service.devices import choose_device, device_name, exact_arithmetic, keep_memory
 
 FROZEN = ", frozen"
 _VERSIONS = ("torch", "numpy", "adversarial-robustness-toolbox", "torchattacks", "foolbox", "adv-lib")
@@ -84,6 +84,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
     device = choose_device(options.device)
+    # As a worker does, and so for everybody.
+    keep_memory()
     repeats = options.repeats or (1 if options.quick else 5)
     print(describe(device, repeats), flush=True)
     with exact_arithmetic():

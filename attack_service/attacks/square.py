@@ -81,7 +81,7 @@ class Square(LockstepAttack):
         state.best_margins = torch.where(better, margins, state.best_margins)
         asked = self.query_count - state.remaining
         scheduled = (asked - 1) * _SCHEDULED // self.query_count
-        stages = torch.bucketize(scheduled, torch.tensor(_HALVINGS, device=scheduled.device))
+        stages = torch.bucketize(scheduled, _table(_HALVINGS, scheduled.device))
         step = self._patched if self.norm == "inf" else self._moved
         state.inputs = step(state, asked, stages)
 
@@ -89,15 +89,16 @@ class Square(LockstepAttack):
         """The best image with a patch of one sign a channel."""
         channels, height, width = state.best.shape[1:]
         shape = (height, width)
-        sides = torch.tensor(_sides(shape, self.initial_share, "inf"), device=stages.device)[stages]
+        sides = _table(_sides(shape, self.initial_share, "inf"), stages.device)[stages]
         draws = uniform(state.keys, asked, 2 + channels)
         window = _window(draws[:, :2], sides, shape)
         change = self.epsilon * _signs(draws[:, 2:]).reshape(-1, channels, 1, 1)
         patched = torch.where(window, (state.originals + change).clamp(0, 1), state.best)
         # A patch that was there already would be a query for nothing: its opposite is not.
         same = (patched == state.best).flatten(1).all(dim=1).nonzero().squeeze(1)
-        opposite = (state.originals[same] - change[same]).clamp(0, 1)
-        patched[same] = torch.where(window[same], opposite, state.best[same])
+        if len(same):
+            opposite = (state.originals[same] - change[same]).clamp(0, 1)
+            patched[same] = torch.where(window[same], opposite, state.best[same])
         return patched
 
     def _moved(self, state: SquareState, asked: Tensor, stages: Tensor) -> Tensor:
@@ -105,11 +106,11 @@ class Square(LockstepAttack):
         channels, height, width = state.best.shape[1:]
         shape = (height, width)
         all_sides = _sides(shape, self.initial_share, "2")
-        sides = torch.tensor(all_sides, device=stages.device)[stages]
+        sides = _table(all_sides, stages.device)[stages]
         draws = uniform(state.keys, asked, 5 + channels)
         gaining, losing = _window(draws[:, :2], sides, shape), _window(draws[:, 2:4], sides, shape)
         variants = 2 * stages + (draws[:, 4] < 0.5)
-        bumps = _placed(_bump_table(tuple(all_sides), draws.device), variants, draws[:, :2], sides, shape)
+        bumps = _placed(_bump_table(all_sides, draws.device), variants, draws[:, :2], sides, shape)
         signs = _signs(draws[:, 5:]).reshape(-1, channels, 1, 1)
         change = state.best - state.originals
         squares = change.square()
@@ -155,15 +156,20 @@ def _window(draws: Tensor, sides: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _sides(shape: tuple[int, int], initial_share: float, norm: str) -> list[int]:
+def _sides(shape: tuple[int, int], initial_share: float, norm: str) -> tuple[int, ...]:
     """The side of a patch by the number of halvings; under the norm 2 it is odd."""
     sides = [
         max(1, round(math.sqrt(initial_share / 2**count * shape[0] * shape[1]))) for count in range(len(_HALVINGS) + 1)
     ]
     if norm == "inf":
-        return [min(side, *shape) for side in sides]
+        return tuple(min(side, *shape) for side in sides)
     largest = min(shape) - 1 + min(shape) % 2
-    return [min(max(side, _SMALLEST_2_NORM_SIDE) // 2 * 2 + 1, largest) for side in sides]
+    return tuple(min(max(side, _SMALLEST_2_NORM_SIDE) // 2 * 2 + 1, largest) for side in sides)
+
+
+@lru_cache(maxsize=64)
+def _table(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(numbers, device=device)
 
 
 def _bump(side: int) -> Tensor:

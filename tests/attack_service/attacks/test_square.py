@@ -109,8 +109,8 @@ def test_the_start_is_vertical_stripes(digits) -> None:
 
 def test_patches_become_smaller_by_the_paper_s_schedule() -> None:
     """A share of 0.8 of 32 x 32 is a side of 29 (28.6), and every halving divides it by the root of 2."""
-    assert _sides((32, 32), 0.8, "inf") == [29, 20, 14, 10, 7, 5, 4, 3, 2, 1]
-    assert _sides((32, 32), 0.8, "2") == [29, 21, 15, 11, 7, 5, 5, 3, 3, 3]
+    assert _sides((32, 32), 0.8, "inf") == (29, 20, 14, 10, 7, 5, 4, 3, 2, 1)
+    assert _sides((32, 32), 0.8, "2") == (29, 21, 15, 11, 7, 5, 5, 3, 3, 3)
     assert _sides((2, 3), 1.0, "inf")[0] == 2
     assert max(_sides((2, 3), 1.0, "2")) == 1
 
