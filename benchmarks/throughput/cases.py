@@ -231,7 +231,7 @@ CASES: tuple[Case, ...] = (
         "pixel",
         "0",
         4.0,
-        24,
+        32,
         1,
         settings={"pixels": 4, "generations": 5},
         # ART's own number of members: as many times the 12 genes as fit into 400.
@@ -247,7 +247,7 @@ CASES: tuple[Case, ...] = (
         "threshold",
         "inf",
         8 / 255,
-        8,
+        16,
         1,
         settings={"levels": 8, "generations": 3},
         # ART's own number of members: one for each of the image's values.
