@@ -200,8 +200,9 @@ def report_options(command: F) -> F:
     """What a report is made with, and where it goes."""
     for option in (
         click.option("--quiet", "-q", is_flag=True, help="Print only the report."),
-        click.option("--format", "output_format", type=click.Choice(["table", "json"]), default="table",
-                     show_default=True, help="How to print the report: for people, or as the proto's JSON."),
+        click.option("--format", "output_format", type=click.Choice(["table", "full", "json"]), default="table",
+                     show_default=True, help="How to print the report: for people, with all tables and notes that "
+                     "report.html has, or as the proto's JSON."),
         click.option("--output", type=click.Path(path_type=Path), default=Path("afr-report"), metavar="DIR",
                      show_default=True, help="Where to write the report's files."),
         click.option("--price-usd-per-hour", type=not_negative, metavar="USD",

@@ -70,7 +70,8 @@ def _print(report: Report, output_format: str) -> None:
         return
     from cli.rendering import render
 
-    click.echo(render(report, colour=colours_wanted()), color=colours_wanted())
+    text = render(report, colour=colours_wanted(), full=output_format == "full")
+    click.echo(text, color=colours_wanted())
 
 
 def colours_wanted() -> bool:

@@ -47,8 +47,11 @@ _COLUMNS_BY_WEIGHT = ("distribution", "AIC", "median", "E[T]", "restricted mean"
 """The columns of the fits in the order in which a narrow terminal gets them."""
 
 
-def render(report: Report, *, colour: bool = False, width: int | None = None) -> str:
-    """The report as text, `width` columns wide, at most 110 on a wide terminal."""
+def render(report: Report, *, colour: bool = False, width: int | None = None, full: bool = False) -> str:
+    """The report as text, `width` columns wide, at most 110 on a wide terminal.
+
+    Of each question's section it has the answer; with `full` also the tables and notes, which the page always has.
+    """
     columns = width or min(110, max(60, shutil.get_terminal_size((110, 40)).columns))
 
     def styled(text: str, **style: object) -> str:
@@ -95,10 +98,12 @@ def render(report: Report, *, colour: bool = False, width: int | None = None) ->
         lines += [wrapped(sentence, "", "  ") for sentence in statuses(clock)]
         blocks.append("\n".join(lines))
 
-    for section in sections(report):
+    answered = sections(report)
+    for section in answered:
         lines = [styled(section.title, bold=True), wrapped(section.answer)]
-        lines += [_section_table(part, columns) for part in section.tables]
-        lines += [wrapped(sentence, "• ", "  ") for sentence in section.notes]
+        if full:
+            lines += [_section_table(part, columns) for part in section.tables]
+            lines += [wrapped(sentence, "• ", "  ") for sentence in section.notes]
         blocks.append("\n".join(lines))
 
     costs = table(("", ""), list(cost_lines(report)))
@@ -120,6 +125,8 @@ def render(report: Report, *, colour: bool = False, width: int | None = None) ->
     if report.limitations:
         lines = [wrapped(sentence, "• ", "  ") for sentence in report.limitations]
         blocks.append("\n".join([styled("what limits these numbers", bold=True), *lines]))
+    if answered and not full:
+        blocks.append(wrapped("The tables and notes behind these answers are in report.html, or with --format full."))
     return "\n\n".join(blocks)
 
 

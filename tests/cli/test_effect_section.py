@@ -64,7 +64,7 @@ def test_each_effect_is_a_row_of_its_parts(split: pb.Report) -> None:
 
 def test_terminal_and_page_show_the_split(split: pb.Report) -> None:
     page = report_page(split)
-    for shown in (page, render(split, width=200)):
+    for shown in (page, render(split, width=200, full=True)):
         assert "obustness or latency" in shown
         assert "152 layers instead of 18" in shown
         assert "3 samples without a query" in shown
@@ -88,7 +88,7 @@ def test_a_distance_has_a_norm_and_neither_costs_nor_a_conclusion(split: pb.Repo
         of.ClearField(name)
     of.clock, of.training_cost_per_sample, of.attack_cost = pb.CLOCK_DISTANCE, 0.0, 0.0
     split.distance_norm = "2"
-    page, text = report_page(split), render(split, width=200)
+    page, text = report_page(split), render(split, width=200, full=True)
     assert "in the norm 2 of images" in page
     assert "length of the change to the sample" in page
     for shown in (page, text):

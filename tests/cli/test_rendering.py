@@ -40,6 +40,19 @@ def test_a_narrow_terminal_gets_one_clock_after_the_other(any_report: Report) ->
     assert line_of(text, "on the queries clock") == "on the queries clock"
 
 
+def test_tables_behind_the_answers_are_printed_if_asked_for(reports: Reports) -> None:
+    report = reports["good"]()
+    report.stopping.message = "the median is known to within a factor 1.2"
+    report.stopping.looks.add(failure_count=30, sample_count=60)
+    brief, full = render(report, width=110), render(report, width=110, full=True)
+    for text in (brief, full):
+        assert "The median is known to within a factor 1.2." in text
+    assert "level spent" in full
+    assert "level spent" not in brief
+    assert "report.html, or with --format full." in brief
+    assert "--format full" not in full
+
+
 def test_clocks_that_disagree_are_no_secret(reports: Reports) -> None:
     report = reports["good"]()
     assert "disagree" not in render(report)

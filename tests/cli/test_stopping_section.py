@@ -59,7 +59,7 @@ def test_the_section_says_what_was_saved_and_lists_the_looks(stopped: pb.Report)
 
 
 def test_terminal_and_page_say_that_it_stopped_as_planned(stopped: pb.Report) -> None:
-    for shown in (" ".join(render(stopped, width=100).split()), report_page(stopped)):
+    for shown in (" ".join(render(stopped, width=100, full=True).split()), report_page(stopped)):
         assert "Stopped as planned: what was asked for" in shown
         assert "Partial: samples were still in flight" not in shown
     stopped.stopping.met = False
@@ -81,7 +81,7 @@ def test_looks_without_two_ends_are_not_drawn(stopped: pb.Report) -> None:
     endless = pb.Stopping(interval_factor=1.3, looks=[look(30, 6.0, math.inf)])
     assert not looks_figure(endless)
     stopped.stopping.CopyFrom(endless)
-    assert "∞" in render(stopped, width=100)
+    assert "∞" in render(stopped, width=100, full=True)
 
 
 def test_the_live_line_holds_the_width_against_the_wanted_one() -> None:

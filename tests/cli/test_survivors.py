@@ -119,7 +119,7 @@ def test_the_mean_of_all_samples_counts_those_misclassified_at_0(report: pb.Repo
 
 def test_terminal_and_page_show_it_with_its_curve(report: pb.Report) -> None:
     shown(report, cure_fit())
-    text, page = render(report, width=100), report_page(report)
+    text, page = render(report, width=100, full=True), report_page(report)
     assert "how many never fail?" in text
     assert "An estimated 30.0 %" in text
     assert "How many never fail?" in page
