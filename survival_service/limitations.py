@@ -174,12 +174,10 @@ def _of_counts(jobs: Sequence[tuple[JobFacts, OutcomeTable]], surviving_share: f
         beyond = ", so the median lies beyond what was observed" if surviving_share > 0.5 else ""
         yield f"{percent(censored)} of the samples at risk {outlived}{beyond}"
     if fitted and censored > NOTABLE_SHARE:
-        quotable = "the median and the restricted mean are the ones to quote"
-        if surviving_share > 0.5:
-            quotable = "the restricted mean is the one to quote"
         yield (
             "the fits assume that every sample fails in the end; if a share never does (see 'How many never fail?'), "
-            f"the expected time grows with the attack's budget, and {quotable}"
+            "their median and their expected time grow with the attack's budget, so quote the share of failures within "
+            "it, the restricted mean together with the time that it is up to, and the share that never fails"
         )
 
 

@@ -324,9 +324,22 @@ def test_few_failures_and_long_extrapolation_are_flagged(job: Job) -> None:
     text = " ".join(report.limitations)
     assert "nly 7 failures were seen among 100 samples at risk" in text
     assert "so the median lies beyond what was observed" in text
-    assert "the restricted mean is the one to quote" in text
+    assert "quote the share of failures within it, the restricted mean together with the time that it is up to" in text
     assert "lies beyond the longest time observed" in text or "has no finite expected time" in text
     assert "longer than any was observed" in report.summary
+
+
+def test_only_what_a_larger_budget_leaves_alone_is_to_be_quoted(job: Job) -> None:
+    """Of 100 samples 40 never fail: a budget 100 times as large moves the median of the fits, so it is not to quote."""
+    quick = list(np.random.default_rng(3).geometric(0.5, 60))
+    small, large = (make_report([job([*quick, *[None] * 40], budget=budget)], ReportOptions()) for budget in (20, 2000))
+    ratio = (large.clock_reports[0].fits[0].median.value or 0.0) / (small.clock_reports[0].fits[0].median.value or 1.0)
+    assert ratio > 1.2 or ratio < 1 / 1.2
+    assert small.failure_share == large.failure_share
+    for report in (small, large):
+        (advice,) = (sentence for sentence in report.limitations if "every sample fails in the end" in sentence)
+        assert "their median and their expected time" in advice
+        assert "see 'How many never fail?'" in advice
 
 
 def test_money_is_counted_where_prices_are_known(job: Job) -> None:
