@@ -311,7 +311,9 @@ def _effect(
 
 
 def _p_value(value: float, error: ClusterError) -> float:
-    """Two-sided, of no effect."""
+    """Two-sided, of no effect. Jobs that do the same differ by rounding, which their error is as small as."""
+    if abs(value) <= _ROUNDING:
+        return 1.0
     if error.standard == 0:
-        return 1.0 if value == 0 else 0.0
+        return 0.0
     return float(2 * stdtr(max(1.0, error.degrees), -abs(value) / error.standard))

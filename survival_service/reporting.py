@@ -29,7 +29,7 @@ from survival_service.estimates import (
     wilson,
 )
 from survival_service.experiments import ExperimentGroup
-from survival_service.fitting import Fit, Prepared, described, fit, prepared, ranked
+from survival_service.fitting import Fit, Prepared, Status, described, fit, prepared, ranked
 from survival_service.hurdle import hurdle_restricted_mean
 from survival_service.jobs import JobFacts
 from survival_service.limitations import limitations
@@ -355,7 +355,8 @@ def _clock_report(
     spent = spending(outcomes, clock)
     rows = prepared(observations)
     fits = _fits(rows, options, clock)
-    best = next((one for one in fits if one.has_numbers), None)
+    # The limit of a fit where a group had no failure has the times of the other samples only, and not those of all.
+    best = next((one for one in fits if one.status is Status.OK), None)
     exposed = np.concatenate([columns.verdict for _, columns in outcomes]) != Verdict.MISCLASSIFIED
     return ClockReport(
         clock=clock,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from survival_service.distributions import Distribution
 from survival_service.estimates import Estimate
-from survival_service.fitting import Fit
+from survival_service.fitting import Fit, Status
 from survival_service.observations import Clock
 from survival_service.scoring import Conclusion, Score
 
@@ -135,6 +135,8 @@ def _failures(fits: tuple[Fit, ...], clock: Clock, at_risk: int, failed: int, co
     if best is None or best.median.value is None:
         return f"{text}."
     where = "at the average setting of the jobs " if len(best.coefficients) > 1 else ""
+    if best.status is Status.GROUP_WITHOUT_FAILURE:
+        where = f"without the group in which nothing failed, {where}"
     seen = "" if best.median.value <= best.restriction_time else ", longer than any was observed"
     if clock is Clock.DISTANCE:
         median = f"the median distance at failure is {number(best.median.value)}"

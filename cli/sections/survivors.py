@@ -102,7 +102,8 @@ def _hurdle(report: Report) -> Iterator[str]:
         end = with_unit(value_on_clock(fit.restriction_time, clock.clock), clock.clock)
         missed, what = report.misclassified_count, "distance" if clock.clock == DISTANCE else "time"
         counted = f", the {count(missed)} misclassified before the attack counted as failed at 0," if missed else ""
-        yield f"Over all {count(report.sample_count)} samples{counted} the mean {what} up to {end} is {mean}."
+        where = ", at the average setting of the jobs," if len(fit.coefficients) > 1 else ""
+        yield f"Over all {count(report.sample_count)} samples{counted}{where} the mean {what} up to {end} is {mean}."
         return
 
 

@@ -100,6 +100,16 @@ def test_a_single_check_leaves_latency_only(job: Job) -> None:
     assert found.finding == "50 layers instead of 18: seconds per query × 2 (2 to 2), for these models."
 
 
+def test_a_defence_that_changes_nothing_is_not_found_to(job: Job, simulated_checks: Checks) -> None:
+    """Its effect is 0 but for rounding, and so is the error of that: their ratio says nothing."""
+    several = [
+        job(simulated_checks(60), attack_job_id=f"job-{defence}", defence=defence) for defence in ("none", "jpeg")
+    ]
+    found = effects_of(several)
+    assert found.effects[0].p_value == 1.0
+    assert "no difference in queries from no defence is shown" in found.finding
+
+
 def test_a_group_without_failures_is_left_out_and_named(job: Job, simulated_checks: Checks) -> None:
     """The other jobs split as they would without it."""
     unbroken: list[int | None] = [None] * 120

@@ -92,6 +92,16 @@ def test_numbers_are_those_of_the_samples_that_a_limit_leaves() -> None:
     assert found.distributions[0].residual_p_value == alone.distributions[0].residual_p_value
 
 
+@pytest.mark.parametrize(("size", "few"), [(40, True), (400, False)])
+def test_a_fault_found_in_few_samples_is_said_to_mean_little(size: int, few: bool) -> None:
+    group = np.repeat([0.0, 1.0], size // 2)
+    time = np.random.default_rng(2).exponential(size=size) ** np.where(group == 1, 0.2, 2.0)
+    found = diagnosed(Observations(time, time, np.ones(size), group[:, None], ("x",)), Distribution.WEIBULL)
+    assert found is not None
+    assert found.assumption_finding.startswith("Not for x")
+    assert ("With fewer than 100 samples" in found.assumption_finding) == few
+
+
 def test_observations_of_any_origin_are_diagnosed() -> None:
     time = np.random.default_rng(1).exponential(size=60)
     found = fit_observations(Observations(time, time, np.ones(60), np.empty((60, 0))), ReportOptions())

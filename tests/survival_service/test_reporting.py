@@ -342,6 +342,19 @@ def test_only_what_a_larger_budget_leaves_alone_is_to_be_quoted(job: Job) -> Non
         assert "see 'How many never fail?'" in advice
 
 
+def test_times_of_some_samples_are_not_said_to_be_those_of_all(job: Job, simulated_checks: Checks) -> None:
+    """Where a group had no failure the fits have the times of the others, less than those of all."""
+    several = [job(simulated_checks(60)), job([None] * 60, attack_job_id="job-2", attack="fgm")]
+    report = make_report(several, ReportOptions())
+    assert "without the group in which nothing failed, the median time to failure is" in report.summary
+    clock = report.clock_reports[0]
+    assert clock.fits[0].status is Status.GROUP_WITHOUT_FAILURE
+    assert clock.paper_rate is None
+    assert clock.hurdle_restricted_mean is None
+    assert clock.diagnostics is not None
+    assert "its effect has no estimate to check" in clock.diagnostics.assumption_finding
+
+
 def test_money_is_counted_where_prices_are_known(job: Job) -> None:
     outcomes = [job([10] * 60, seconds_per_check=1.0)]
     costs = make_report(
@@ -454,7 +467,8 @@ def test_a_job_in_which_nothing_failed_has_a_bound_and_leaves_the_others_their_n
             assert (found.effect_bounds[0].lower or 0) > 1
         assert sum(found.akaike_weight or 0 for found in clock_report.fits) == pytest.approx(1)
         assert clock_report.averaged_median is not None
-        assert clock_report.paper_rate is not None
+        # E[T] of the other two jobs' samples would be too short for all three.
+        assert clock_report.paper_rate is None
     assert any("nothing failed in a group" in sentence for sentence in report.limitations)
 
 
