@@ -165,8 +165,12 @@ def plan_text(
     power: float,
 ) -> str:
     """The plan for people: what is assumed, what each width needs, what telling two models apart needs."""
-    from cli.quantities import NOTHING, count, duration, number, share
+    from cli.options import distribution_number
+    from cli.quantities import NOTHING, count, distribution_word, duration, number, share
+    from cli.rendering import paragraph, terminal_columns
     from cli.tables import table
+
+    columns = terminal_columns()
 
     def of(row: PlanSamplesResponse) -> Iterator[str]:
         yield count(row.median_sample_count)
@@ -180,14 +184,20 @@ def plan_text(
     source = f" (from {assumed.source})" if assumed.source else ""
     sigma = "" if assumed.distribution == "exponential" else f" with σ = {number(assumed.scale)}"
     header = ["interval", "median", "E[T]", "failure share alone"]
-    header += ["to attack, for the median"] if assumed.accuracy < 1 else []
-    header += ["device time, for the median"] if assumed.seconds_per_sample is not None else []
+    header += ["to attack"] if assumed.accuracy < 1 else []
+    header += ["device time"] if assumed.seconds_per_sample is not None else []
+    last = f" ({' and '.join(header[4:])}: for the median)" if header[4:] else ""
+    name = distribution_word(distribution_number(assumed.distribution))
+    assumption = (
+        f"Assumed{source}: {name} times{sigma}, {share(assumed.failure_share)} of the samples at risk fail within "
+        f"{assumed.check_count} evenly spaced checks. Level {100 * at:g} %."
+    )
+    caption = f"Samples at risk for an interval as narrow as this, by what it is of{last}:"
     blocks = [
-        f"Assumed{source}: {assumed.distribution} times{sigma}, {share(assumed.failure_share)} of the samples at risk "
-        f"fail within {assumed.check_count} evenly spaced checks. Level {100 * at:g} %.",
-        "Samples at risk for an interval as narrow as this, by what it is of:\n"
+        paragraph(assumption, columns),
+        f"{paragraph(caption, columns)}\n"
         + table(header, [(f"×/÷ {number(one)}", *of(row)) for one, row in plans], right=range(1, len(header))),
-        *_notes(assumed, plans),
+        *(paragraph(note, columns) for note in _notes(assumed, plans)),
     ]
     if time_ratio is not None:
         found = plans[0][1].comparison
@@ -203,11 +213,13 @@ def plan_text(
                 ),
             ),
         ]  # fmt: skip
-        blocks.append(
+        caption = (
             f"To tell a model from one whose samples survive {number(time_ratio)} times as long (of them "
             f"{share(found.second_failure_share)} fail within the budget), with a probability of {100 * power:g} %, at "
-            "risk:\n" + table(("by", "first model", "second model"), rows, right=(1, 2))
+            "risk:"
         )
+        compared = table(("by", "first model", "second model"), rows, right=(1, 2))
+        blocks.append(f"{paragraph(caption, columns)}\n{compared}")
     return "\n\n".join(blocks)
 
 

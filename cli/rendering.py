@@ -52,13 +52,13 @@ def render(report: Report, *, colour: bool = False, width: int | None = None, fu
 
     Of each question's section it has the answer; with `full` also the tables and notes, which the page always has.
     """
-    columns = width or min(110, max(60, shutil.get_terminal_size((110, 40)).columns))
+    columns = width or terminal_columns()
 
     def styled(text: str, **style: object) -> str:
         return click.style(text, **style) if colour else text  # type: ignore[arg-type]
 
     def wrapped(text: str, first: str = "", rest: str = "") -> str:
-        return textwrap.fill(text, columns, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+        return paragraph(text, columns, first, rest)
 
     word = headline(report)
     blocks: list[str] = []
@@ -130,6 +130,19 @@ def render(report: Report, *, colour: bool = False, width: int | None = None, fu
     return "\n\n".join(blocks)
 
 
+def terminal_columns() -> int:
+    """How wide text is written: as the terminal, between 60 and 110 columns."""
+    return min(110, max(60, shutil.get_terminal_size((110, 40)).columns))
+
+
+def paragraph(text: str, columns: int, first: str = "", rest: str = "") -> str:
+    """The text in lines of at most `columns`, a number together with its % or its ×."""
+    # textwrap breaks at plain blanks alone.
+    kept = text.replace(" %", "\u00a0%").replace("× ", "×\u00a0")
+    filled = textwrap.fill(kept, columns, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+    return filled.replace("\u00a0", " ")
+
+
 def _figures(report: Report, columns: int) -> str:
     """The key figures with their clocks side by side, or one clock after the other where that is too wide."""
     figures, headers = key_figures(report), clock_headers(report)
@@ -152,7 +165,7 @@ def _section_table(part: SectionTable, columns: int) -> str:
     if not _fits_into(beside, columns):
         each = ((row[0], list(zip(part.header[1:], row[1:], strict=True))) for row in part.rows)
         beside = "\n".join(table((name, ""), [(f"  {head}", cell) for head, cell in cells]) for name, cells in each)
-    caption = textwrap.fill(f"{part.caption}:", columns, break_on_hyphens=False)
+    caption = paragraph(f"{part.caption}:", columns)
     return f"{caption}\n{beside}" if part.caption else beside
 
 

@@ -153,11 +153,12 @@ def rate_figure(report: Report) -> Markup:
     drawn = [row for row in rows if row[1].HasField("value") and row[1].value > 0 and math.isfinite(row[1].value)]
     if not any(kind == "rate" for _, _, kind in drawn):
         return Markup("")
+    # What the conclusion rests on is drawn whole; the interval of a handful of clean errors may span decades.
     known = [1.0]
-    for _, estimate, _ in drawn:
-        ends = (estimate.value, estimate.lower, estimate.upper)
+    for _, estimate, kind in drawn:
+        ends = (estimate.value, estimate.lower, estimate.upper) if kind == "rate" else (estimate.value,)
         known += [value for value in ends if math.isfinite(value) and value > 0]
-    low, high = min(known) / 1.5, max(known) * 1.5
+    low, high = min(known) / 2, max(known) * 2
     low, high = min(low, 0.4), max(high, 2.5)
 
     def draw(width: int) -> tuple[int, Markup]:
@@ -200,7 +201,7 @@ def rate_figure(report: Report) -> Markup:
     caption = (
         "C with its interval on each clock. To the right of 1, a failure costs the attacker less than one "
         "training sample cost the defender over all epochs. Hollow: C with the expected time as the cost of a failure, "
-        "and C of clean errors, without an attacker."
+        "and C of clean errors, without an attacker; such an interval that reaches the edge goes on."
     )
     return figure(caption, "Cost-normalised failure rates", description, draw)
 

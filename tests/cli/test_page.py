@@ -10,6 +10,7 @@ import pytest
 from afr.survival.v1.survival_service_pb2 import Coefficient, Estimate, Report
 
 from cli.html.axes import Scale, log_ticks, round_ticks
+from cli.html.charts import rate_figure
 from cli.html.page import report_page
 
 Reports = dict[str, Callable[[], Report]]
@@ -141,3 +142,14 @@ def test_a_report_over_several_jobs_shows_what_their_settings_do(reports: Report
     assert read(page).faults == []
     assert "epsilon doubled" in page
     assert "the fitted curves are those of their average setting" in page
+
+
+def test_a_vague_rate_of_clean_errors_leaves_the_axis_to_the_rates(reports: Reports) -> None:
+    """One clean error has an interval over eleven decades; the others would be a dot each on an axis as long."""
+    report = reports["good"]()
+    report.clock_reports[1].benign_rate.CopyFrom(Estimate(value=0.5, lower=0.4, upper=0.6))
+    marks = re.findall(r'class="tick"[^>]*>([^<]*)<', rate_figure(report))
+    report.clock_reports[1].benign_rate.CopyFrom(Estimate(value=0.5, lower=6e-7, upper=6e4))
+    drawn = rate_figure(report)
+    assert marks
+    assert re.findall(r'class="tick"[^>]*>([^<]*)<', drawn) == marks

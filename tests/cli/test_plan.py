@@ -81,14 +81,15 @@ def test_a_plan_that_makes_no_sense_is_refused_before_anything_starts(
 def test_the_table_states_what_it_assumes_and_what_it_leaves_out() -> None:
     assumed = Assumptions(accuracy=0.8, seconds_per_sample=0.5, source="report r")
     text = plan_text(assumed, [(1.2, answer(62, compared=True))], 0.95, 1.5, 0.8)
-    assert "Assumed (from report r): weibull times with σ = 0.600, 70.0 % of the samples at risk fail" in text
+    joined = " ".join(text.split())
+    assert "Assumed (from report r): Weibull times with σ = 0.600, 70.0 % of the samples at risk fail" in joined
     row = next(line for line in text.splitlines() if line.startswith("×/÷ 1.20"))
     assert row.split("  ")[-1].strip() == "31.0 s"
     assert row.split()[2:5] == ["62", "–", "70"]
     assert "78" in row  # 62 / 0.8, rounded up
-    assert "20.0 % of samples are misclassified" in text
-    assert "3.3 % more samples" in text
-    assert "with a probability of 80 %" in text
+    assert "20.0 % of samples are misclassified" in joined
+    assert "3.3 % more samples" in joined
+    assert "with a probability of 80 %" in joined
     assert json.loads(plan_json(assumed, [(1.2, answer(62))], 0.95, None, 0.8, 1.0))["comparison"] is None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from afr.survival.v1.survival_service_pb2 import CONCLUSION_NOT_REJECTED, Coefficient, Estimate, Report
 
-from cli.rendering import render
+from cli.rendering import paragraph, render
 from cli.tables import visible_width
 
 Reports = dict[str, Callable[[], Report]]
@@ -188,3 +188,8 @@ def test_averages_over_the_fits_are_key_figures(reports: Reports) -> None:
     text = render(report, width=110)
     assert "31.5 queries" in line_of(text, "median, averaged over the fits")
     assert "95.5 %" in line_of(text, "Weibull")
+
+
+def test_a_number_is_not_parted_from_its_sign() -> None:
+    assert paragraph("of them 89.8 % failed", 12) == "of them\n89.8 %\nfailed"
+    assert paragraph("queries × 1.02", 10) == "queries\n× 1.02"
