@@ -113,6 +113,13 @@ def cure_fits(rows: Prepared, fits: tuple[Fit, ...], *, level: float = DEFAULT_L
     return tuple(_doubted(one, known, clock) for one in known) + tuple(one for one in found if one.follow_up is None)
 
 
+def needs_cured_share(fits: tuple[Fit, ...], cured: tuple[CureFit, ...]) -> bool:
+    """Whether a fit with a cured share rules out all without: their AIC is so much above its own."""
+    plain = [one.aic for one in fits if one.has_numbers]
+    with_share = [one.aic for one in cured if one.status is CureStatus.OK]
+    return bool(plain and with_share) and min(plain) > min(with_share) + NOT_RULED_OUT
+
+
 def _doubted(one: CureFit, known: list[CureFit], clock: Clock | None) -> CureFit:
     """The fit, flagged where a fit that the data do not rule out believes more of those that can fail to be left."""
     rivals = [other for other in known if other.aic <= known[0].aic + NOT_RULED_OUT]

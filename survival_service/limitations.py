@@ -156,8 +156,8 @@ def _of_counts(jobs: Sequence[tuple[JobFacts, OutcomeTable]], surviving_share: f
     misclassified = sum(table.misclassified_count for _, table in jobs)
     if misclassified:
         yield (
-            f"{misclassified} of {at_risk + misclassified} samples were misclassified before the attack; every time to "
-            "failure is that of the others"
+            f"{misclassified} of {at_risk + misclassified} samples were misclassified before the attack"
+            f"{'; every time to failure is that of the others' if at_risk else ''}"
         )
     if not failed:
         return

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from survival_service.contrasts import effect_report
 from survival_service.criteria import averaged
-from survival_service.cure import CureFit, cure_fits
+from survival_service.cure import CureFit, cure_fits, needs_cured_share
 from survival_service.diagnostics import Diagnostics, diagnose
 from survival_service.distances import distances, no_distance
 from survival_service.distributions import Distribution
@@ -246,6 +246,7 @@ def make_report(
             scores[concluding.clock],
             requested.fits,
             options.clock,
+            never_fail=needs_cured_share(requested.fits, requested.cure_fits),
             sample_count=total,
             at_risk=at_risk,
             failed=failed,
@@ -382,6 +383,7 @@ def _clock_report(
             effective_trials(exposed, images(outcomes)),
             best.restriction_time,
             level,
+            degrees_of_freedom=best.degrees_of_freedom,
         )
         if best
         else None,

@@ -20,7 +20,8 @@ def screened(data: Observations, distribution: Distribution, parameter_count: in
     failures = data.failure_count
     if data.observation_count == 0:
         return Status.NO_SAMPLE, (
-            "no sample was at risk: the model misclassified every one before the attack; train it longer"
+            "no sample is known to have been at risk: there is none, or only such as the model misclassified before "
+            "the attack; attack more samples, or train it longer"
         )
     if failures == 0:
         return Status.NO_FAILURE, (

@@ -140,7 +140,7 @@ class Monitor:
         gain = _LEAST_GAIN if not last else 1.0 + 1e-9
         if before is not None and known.information < gain * before.information:
             return self
-        wanted, whole = math.log(self.interval_factor), 1.0 - self.level
+        wanted, whole = math.log(self.interval_factor), _promised(self.level)
         # All may be spent once the interval is as narrow as wanted even if it was looked at without end.
         widest = _half_width(*known.interval(_upper_quantile(self.level)))
         fraction = min(1.0, (wanted / widest) ** 2) if widest > 0 else 1.0
@@ -169,7 +169,12 @@ def spent_error(fraction: float, level: float = DEFAULT_LEVEL) -> float:
     """
     if fraction <= 0:
         return 0.0
-    return min(1.0 - level, 4.0 * float(ndtr(-_upper_quantile(level) / math.sqrt(min(fraction, 1.0)))))
+    return min(_promised(level), 4.0 * float(ndtr(-_upper_quantile(level) / math.sqrt(min(fraction, 1.0)))))
+
+
+def _promised(level: float) -> float:
+    """The error that all looks may spend, without the rounding by which 1 - 0.95 is more than 0.05."""
+    return min(1.0 - level, round(1.0 - level, 15))
 
 
 def critical_values(information: Sequence[float], spent: Sequence[float]) -> tuple[float, ...]:

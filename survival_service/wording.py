@@ -63,6 +63,7 @@ def summary(
     fits: tuple[Fit, ...],
     clock: Clock,
     *,
+    never_fail: bool = False,
     sample_count: int,
     at_risk: int,
     failed: int,
@@ -73,7 +74,9 @@ def summary(
 ) -> str:
     """The conclusion in one or two sentences that a person understands without the rest of the report.
 
-    `failure_bound` is the upper end of the share of failures, `priced` says that the two sides pay unlike prices.
+    `never_fail` says that a fit in which a share never fails rules these fits out, whose median then moves with the
+    attack's budget; `failure_bound` is the upper end of the share of failures, `priced` says that the two sides pay
+    unlike prices.
     """
     confidence = level_in_words(level)
     if sample_count == 0:
@@ -91,7 +94,8 @@ def summary(
         )
     spent = clock.of_costs
     unit = "counted in seconds at the prices given" if priced else f"counted in {SPENT_IN[spent]}"
-    return f"{_conclusion(score, unit, confidence, spent)} {_failures(fits, clock, at_risk, failed, confidence)}"
+    failures = _failures(fits, clock, at_risk, failed, confidence, never_fail=never_fail)
+    return f"{_conclusion(score, unit, confidence, spent)} {failures}"
 
 
 def how_to_tell_training_cost(clock: Clock) -> str:
@@ -129,7 +133,9 @@ def _conclusion(score: Score, on: str, confidence: str, clock: Clock) -> str:
     )
 
 
-def _failures(fits: tuple[Fit, ...], clock: Clock, at_risk: int, failed: int, confidence: str) -> str:
+def _failures(
+    fits: tuple[Fit, ...], clock: Clock, at_risk: int, failed: int, confidence: str, *, never_fail: bool
+) -> str:
     text = f"Of {at_risk} samples at risk {failed} failed ({percent(failed / at_risk)})"
     best = next((fit for fit in fits if fit.has_numbers), None)
     if best is None or best.median.value is None:
@@ -137,6 +143,14 @@ def _failures(fits: tuple[Fit, ...], clock: Clock, at_risk: int, failed: int, co
     where = "at the average setting of the jobs " if len(best.coefficients) > 1 else ""
     if best.status is Status.GROUP_WITHOUT_FAILURE:
         where = f"without the group in which nothing failed, {where}"
+    if never_fail:
+        what = "distance at failure" if clock is Clock.DISTANCE else "time to failure"
+        unit = "" if clock is Clock.DISTANCE else f" {CLOCKS[clock]}"
+        return (
+            f"{text}, and a share of the others seems never to; {where}the mean {what} up to "
+            f"{number(best.restriction_time)}{unit} is {number(best.restricted_mean.value or 0.0)}{unit} "
+            f"({confidence} interval {interval(best.restricted_mean)}, {DISTRIBUTIONS[best.distribution]} fit)."
+        )
     seen = "" if best.median.value <= best.restriction_time else ", longer than any was observed"
     if clock is Clock.DISTANCE:
         median = f"the median distance at failure is {number(best.median.value)}"

@@ -51,6 +51,14 @@ def test_its_interval_covers_the_mean_over_all_samples() -> None:
     assert 0.925 <= covered / 400 <= 0.975
 
 
+def test_its_interval_has_the_degrees_of_freedom_of_the_fit() -> None:
+    mean = Estimate(4.0, None, None, 0.07)
+    normal = hurdle_restricted_mean(mean, 1.0, 1e12, 100.0, 0.95)
+    student = hurdle_restricted_mean(mean, 1.0, 1e12, 100.0, 0.95, degrees_of_freedom=4)
+    widths = [math.log((one.upper or 0.0) / 4.0) for one in (student, normal)]
+    assert widths[0] / widths[1] == pytest.approx(2.7764451 / 1.9599640)
+
+
 def test_a_report_counts_misclassified_samples_at_zero(job: Job) -> None:
     checks: list[int | None] = [*([1, 2, 3, 4, 5] * 8), *([None] * 20)]
     clean = make_report([job(checks)], ReportOptions()).clock_reports[0]  # type: ignore[list-item]

@@ -340,6 +340,8 @@ def test_only_what_a_larger_budget_leaves_alone_is_to_be_quoted(job: Job) -> Non
         (advice,) = (sentence for sentence in report.limitations if "every sample fails in the end" in sentence)
         assert "their median and their expected time" in advice
         assert "see 'How many never fail?'" in advice
+        assert "a share of the others seems never to; the mean time to failure up to" in report.summary
+        assert "median" not in report.summary
 
 
 def test_times_of_some_samples_are_not_said_to_be_those_of_all(job: Job, simulated_checks: Checks) -> None:
@@ -353,6 +355,14 @@ def test_times_of_some_samples_are_not_said_to_be_those_of_all(job: Job, simulat
     assert clock.hurdle_restricted_mean is None
     assert clock.diagnostics is not None
     assert "its effect has no estimate to check" in clock.diagnostics.assumption_finding
+
+
+def test_an_attack_on_nothing_blames_no_model(job: Job) -> None:
+    report = make_report([job([])], ReportOptions())
+    assert "there is none, or only such as the model misclassified" in report.clock_reports[0].fits[0].status_message
+    assert not any("misclassified before" in sentence for sentence in report.limitations)
+    missed = make_report([job([0] * 10)], ReportOptions())
+    assert "10 of 10 samples were misclassified before the attack." in missed.limitations
 
 
 def test_money_is_counted_where_prices_are_known(job: Job) -> None:

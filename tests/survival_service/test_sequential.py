@@ -48,6 +48,8 @@ def test_spending_as_pocock_would_has_the_published_critical_values() -> None:
 def test_one_look_is_the_usual_interval() -> None:
     assert critical_values([7.0], [0.05])[0] == pytest.approx(1.959963985)
     assert spent_error(1.0, 0.9) == pytest.approx(0.1)
+    # 1 - 0.95 is 0.05 and 4e-17 more.
+    assert all(spent_error(1.0, 1 - promised) <= promised for promised in (0.1, 0.05, 0.01))
 
 
 def test_a_brownian_motion_leaves_the_critical_values_as_often_as_was_spent() -> None:
