@@ -87,6 +87,7 @@ def fits_json(fitted: FitOutcomesResponse) -> str:
 def fits_text(fitted: FitOutcomesResponse) -> str:
     """The fits as tables, best AIC first, and why the others have no numbers."""
     from cli.quantities import count, distribution_word, effect_bound, has_numbers, interval
+    from cli.rendering import paragraph, terminal_columns
     from cli.tables import table
 
     rows, failures = count(fitted.observation_count), count(fitted.failure_count)
@@ -118,7 +119,7 @@ def fits_text(fitted: FitOutcomesResponse) -> str:
     reasons = [f"{', '.join(names)}: {reason}" for reason, names in of_reason.items() if reason]
     dropped = dict.fromkeys(f"left out: {sentence}" for one in fitted.fits for sentence in one.dropped_covariates)
     if reasons or dropped:
-        blocks.append("\n".join([*reasons, *dropped]))
+        blocks.append("\n".join(paragraph(line, terminal_columns(), "", "  ") for line in [*reasons, *dropped]))
     if fitted.HasField("diagnostics"):
         blocks.extend(diagnostics_blocks(fitted))
     return "\n\n".join(blocks)

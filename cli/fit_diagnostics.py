@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 def diagnostics_blocks(fitted: FitOutcomesResponse) -> list[str]:
     """Whether the fits fit, and whether the effects are those of an accelerated failure model, a few lines each."""
     from cli.quantities import number
+    from cli.rendering import paragraph, terminal_columns
     from cli.sections.assumptions import COLUMNS as CHECKED
     from cli.sections.assumptions import rows as checked_rows
     from cli.sections.goodness import (
@@ -24,21 +25,24 @@ def diagnostics_blocks(fitted: FitOutcomesResponse) -> list[str]:
     )
     from cli.tables import table
 
-    of = fitted.diagnostics
+    of, columns = fitted.diagnostics, terminal_columns()
+    finding = paragraph(of.fit_finding, columns)
     if not of.distributions:
-        return [of.fit_finding]
+        return [finding]
     header = [f"shares at {number(of.calibration_time)}", *PREDICTION_COLUMNS[1:], "residuals p"]
     tests = [probability(one.residual_p_value) if one.HasField("residual_p_value") else "–" for one in of.distributions]
     predicted = [[*row, test] for row, test in zip(prediction_rows(of), tests, strict=True)]
-    blocks = [f"{of.fit_finding}\n{table(header, predicted, right=range(1, len(header)))}"]
+    blocks = [f"{finding}\n{table(header, predicted, right=range(1, len(header)))}"]
     if nested := nesting_rows(of):
         blocks.append(table(NESTING_COLUMNS, nested, right=(1, 2)))
     if validated := validation_rows(of):
         shown = table(VALIDATION_COLUMNS, validated, right=(1, 2, 3))
-        blocks.append(f"Predicted for samples not seen: {of.cross_validation.finding}\n{shown}")
+        caption = paragraph(f"Predicted for samples not seen: {of.cross_validation.finding}", columns)
+        blocks.append(f"{caption}\n{shown}")
     if of.assumption_checks:
         shown = table(CHECKED, checked_rows(of), right=range(1, len(CHECKED)))
-        blocks.append(f"One factor for early and late failures? {of.assumption_finding}\n{shown}")
+        caption = paragraph(f"One factor for early and late failures? {of.assumption_finding}", columns)
+        blocks.append(f"{caption}\n{shown}")
     return blocks
 
 

@@ -101,9 +101,10 @@ def _hurdle(report: Report) -> Iterator[str]:
         mean = with_unit(on_clock(clock.hurdle_restricted_mean, clock.clock), clock.clock)
         end = with_unit(value_on_clock(fit.restriction_time, clock.clock), clock.clock)
         missed, what = report.misclassified_count, "distance" if clock.clock == DISTANCE else "time"
-        counted = f", the {count(missed)} misclassified before the attack counted as failed at 0," if missed else ""
-        where = ", at the average setting of the jobs," if len(fit.coefficients) > 1 else ""
-        yield f"Over all {count(report.sample_count)} samples{counted}{where} the mean {what} up to {end} is {mean}."
+        said = [f"the {count(missed)} misclassified before the attack counted as failed at 0"] if missed else []
+        said += ["at the average setting of the jobs"] if len(fit.coefficients) > 1 else []
+        aside = f", {', '.join(said)}," if said else ""
+        yield f"Over all {count(report.sample_count)} samples{aside} the mean {what} up to {end} is {mean}."
         return
 
 

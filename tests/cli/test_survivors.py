@@ -115,6 +115,8 @@ def test_the_mean_of_all_samples_counts_those_misclassified_at_0(report: pb.Repo
         "Over all 256 samples, the 16 misclassified before the attack counted as failed at 0, the mean time up to 11 "
         "queries is 5.10 [4.60, 5.70] queries."
     )
+    report.clock_reports[0].fits[0].coefficients.extend([pb.Coefficient(), pb.Coefficient()])
+    assert "counted as failed at 0, at the average setting of the jobs, the mean" in shown(report, cure_fit()).answer
 
 
 def test_terminal_and_page_show_it_with_its_curve(report: pb.Report) -> None:
