@@ -206,7 +206,7 @@ def _notes(best: FittedRows, left_out: int) -> tuple[str, ...]:
     if best.data.cluster is not None:
         notes.append(
             "The tests of residuals and of spread allow for rows that belong together, such as those of one image in "
-            "several jobs; the tests of nested distributions do not, and their p-values are too small."
+            "several jobs; likelihood-ratio tests of nested distributions do not, and have no p-values here."
         )
     if left_out:
         notes.append(f"{left_out} of the fits leave other samples out and cannot stand beside the others.")

@@ -2,7 +2,7 @@
 
 Exponential in Weibull (sigma = 1), and Weibull (Q = 1), log-normal (Q = 0) and gamma (Q = sigma) in the generalised
 gamma distribution (Prentice 1974): each lies inside the larger one, not at an end of it, so twice the log-likelihood
-gained is chi-squared of one degree of freedom (Wilks 1938).
+gained is chi-squared of one degree of freedom (Wilks 1938). Of rows in clusters it is not, and has no p-value.
 """
 
 from __future__ import annotations
@@ -83,14 +83,21 @@ def _test(
     gained = outer.log_likelihood - inner.log_likelihood
     # A search may end a rounding below the narrower maximum, which the wider distribution contains.
     statistic = max(0.0, 2.0 * gained)
-    p_value = float(chdtrc(1, statistic))
     if gained < -1e-3:
         return NestingTest(narrow, wide, finding=f"not tested: the {large} fit did not reach its maximum")
+    if clustered:
+        return NestingTest(
+            narrow,
+            wide,
+            statistic,
+            1,
+            None,
+            "no p-value: rows of one cluster are not independent, as it would take them",
+        )
+    p_value = float(chdtrc(1, statistic))
     finding = (
         f"the {large} distribution fits better: the data rule the {small} one out"
         if p_value < ALPHA
         else f"the {small} distribution is enough: the {large} one fits no better"
     )
-    if clustered:
-        finding += ", if rows are taken as independent, which those of one cluster are not"
     return NestingTest(narrow, wide, statistic, 1, p_value, finding)

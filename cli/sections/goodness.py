@@ -8,7 +8,14 @@ from cli.quantities import NOTHING, clock_word, distribution_word, has_numbers, 
 from cli.sections.section import Section, SectionTable
 
 if TYPE_CHECKING:
-    from afr.survival.v1.survival_service_pb2 import ClockReport, Diagnostics, DistributionDiagnostics, Fit, Report
+    from afr.survival.v1.survival_service_pb2 import (
+        ClockReport,
+        Diagnostics,
+        DistributionDiagnostics,
+        Fit,
+        NestingTest,
+        Report,
+    )
 
     from cli.html.markup import Markup
 
@@ -98,12 +105,16 @@ def nesting_rows(of: Diagnostics) -> tuple[tuple[str, ...], ...]:
         (
             f"{distribution_word(test.narrow)} in {distribution_word(test.wide)}",
             f"{test.statistic:.2f}",
-            probability(test.p_value),
-            "no" if test.p_value < 0.05 else "yes",
+            probability(test.p_value) if test.HasField("p_value") else NOTHING,
+            _enough(test) if test.HasField("p_value") else NOTHING,
         )
         for test in of.nesting_tests
         if test.HasField("statistic")
     )
+
+
+def _enough(test: NestingTest) -> str:
+    return "no" if test.p_value < 0.05 else "yes"
 
 
 def validation_rows(of: Diagnostics) -> tuple[tuple[str, ...], ...]:

@@ -55,3 +55,17 @@ def test_many_distinct_rows_are_not_fitted_with_a_shape_that_nobody_asked_for() 
     found = of_pairs(exact(time), Distribution.WEIBULL)
     assert found[Distribution.EXPONENTIAL, Distribution.WEIBULL].statistic is not None
     assert "name the generalised gamma" in found[Distribution.WEIBULL, Distribution.GENERALIZED_GAMMA].finding
+
+
+def test_rows_in_clusters_have_no_p_value() -> None:
+    time = np.repeat(np.random.default_rng(0).exponential(size=40), 2)
+    data = Observations(time, time, np.ones(80), np.empty((80, 0)), cluster=np.repeat(np.arange(40), 2))
+    rows = prepared(data)
+    (test,) = (
+        one
+        for one in nesting_tests([fit(rows, Distribution.EXPONENTIAL), fit(rows, Distribution.WEIBULL)], rows)
+        if one.narrow is Distribution.EXPONENTIAL
+    )
+    assert test.statistic is not None
+    assert test.p_value is None
+    assert "not independent" in test.finding
