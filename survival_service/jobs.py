@@ -24,6 +24,7 @@ class JobFacts:
     defence_parameters: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
     sample_count: int = 0
+    shard_count: int = 1
     stem: str = ""
     image_size: int = 0
     canceled: bool = False

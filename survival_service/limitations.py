@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from survival_service.accuracies import clean_pass_told
 from survival_service.fitting import USABLE, Fit, Status
 from survival_service.jobs import JobFacts
 from survival_service.observations import Clock
@@ -88,19 +89,27 @@ def _of_jobs(jobs: Sequence[tuple[JobFacts, OutcomeTable]], stopped_as_planned: 
             yield (
                 f"{name} stopped as planned after {table.outcome_count} of {facts.sample_count} samples; those under "
                 "attack then count as surviving up to their last check, which the fits and curves take into account. "
-                "Shares of samples do not: the share of failures is too low, and so is the accuracy before the attack, "
-                "since misclassified samples are counted before others are attacked. Only the interval that it was "
-                "stopped for is corrected for the looks at it; all others are for a number of samples fixed beforehand"
+                "The share of failures does not and is too low; there is no accuracy under attack, which only whole "
+                "attacks tell. Only the interval that it was stopped for is corrected for the looks at it; all others "
+                "are for a number of samples fixed beforehand"
             )
         elif facts.canceled:
             yield (
                 f"{name} was canceled after {table.outcome_count} of {facts.sample_count} samples; those under attack "
-                "count as surviving up to their last check, so at least the reported share fails, and the accuracy "
-                "under attack is at most the reported one. Its intervals are for a number of samples fixed beforehand: "
-                "if it was canceled because one had become narrow, they promise more than they hold"
+                "count as surviving up to their last check, so at least the reported share fails. There is no "
+                "accuracy under attack, which only whole attacks tell. Its intervals are for a number of samples fixed "
+                "beforehand: if it was canceled because one had become narrow, they promise more than they hold"
             )
         elif missing > 0:
-            yield f"{name} reported {table.outcome_count} of {facts.sample_count} samples, so the report is partial"
+            yield (
+                f"{name} reported {table.outcome_count} of {facts.sample_count} samples, so the report is partial, "
+                "without an accuracy under attack"
+            )
+        if not clean_pass_told(facts, table):
+            yield (
+                f"{name} ended before all samples that are misclassified were known, so there is no accuracy before "
+                "the attack; run it again, and let it begin to attack"
+            )
         if facts.attempt_count > 1:
             yield (
                 f"{name} took {facts.attempt_count} attempts because a worker stopped; what the earlier ones spent on "

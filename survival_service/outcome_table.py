@@ -22,6 +22,7 @@ class OutcomeTable:
         self._in_flight: dict[int, InFlightColumns] = {}
         self._queries = CountTable()
         self._counts = dict.fromkeys(Verdict, 0)
+        self._attacking: set[int] = set()
 
     def add(self, columns: OutcomeColumns, in_flight: InFlightColumns | None = None, *, shard_index: int = 0) -> None:
         """Add one batch. `in_flight` replaces the snapshot of this shard; None (none was sent) empties it.
@@ -42,6 +43,8 @@ class OutcomeTable:
             )
         )
         self._parts.append(columns)
+        if at_risk.any():
+            self._attacking.add(shard_index)
         for verdict in Verdict:
             self._counts[verdict] += int((columns.verdict == verdict).sum())
         self.replace_in_flight(in_flight, shard_index=shard_index)
@@ -53,6 +56,8 @@ class OutcomeTable:
             self._in_flight.pop(shard_index, None)
         else:
             self._in_flight[shard_index] = in_flight
+            if len(in_flight):
+                self._attacking.add(shard_index)
             never = np.full(len(in_flight), NEVER)
             checked = _checked(in_flight.sample_index, in_flight.query_count, never, in_flight.check_count)
         self._queries.replace_in_flight(checked, shard=shard_index)
@@ -86,6 +91,11 @@ class OutcomeTable:
     def misclassified_count(self) -> int:
         """Samples that were never at risk."""
         return self._counts[Verdict.MISCLASSIFIED]
+
+    @property
+    def attacking_shard_count(self) -> int:
+        """Shards that have begun to attack, so that all their misclassified samples are among the outcomes."""
+        return len(self._attacking)
 
     @property
     def in_flight_count(self) -> int:

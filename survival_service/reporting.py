@@ -10,6 +10,7 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from survival_service.accuracies import adversarial_accuracy, clean_share
 from survival_service.contrasts import effect_report
 from survival_service.criteria import averaged
 from survival_service.cure import CureFit, cure_fits, needs_cured_share
@@ -231,15 +232,15 @@ def make_report(
     exposed, fell = verdict != Verdict.MISCLASSIFIED, verdict == Verdict.FAILED
     failure_share = _share(fell[exposed], image[exposed], level, bound_without=True)
     # A clean sample that a defence rejects is at risk, but was not answered: outcomes do not tell them apart.
-    answered = not any(facts.clean_rejection_share for facts, _ in jobs)
+    answered, clean = not any(facts.clean_rejection_share for facts, _ in jobs), clean_share(jobs)
     return Report(
         attack_job_ids=tuple(facts.attack_job_id for facts, _ in jobs),
         sample_count=total,
         failed_count=failed,
         survived_count=survived,
         misclassified_count=misclassified,
-        clean_accuracy=_share(exposed, image, level) if answered else NO_ESTIMATE,
-        adversarial_accuracy=_share(verdict == Verdict.SURVIVED, image, level),
+        clean_accuracy=clean.estimate(level) if clean and answered else NO_ESTIMATE,
+        adversarial_accuracy=adversarial_accuracy(jobs, level),
         failure_share=failure_share,
         clock_reports=tuple(reports.values()),
         summary=summary(
@@ -358,7 +359,7 @@ def _clock_report(
     fits = _fits(rows, options, clock)
     # The limit of a fit where a group had no failure has the times of the other samples only, and not those of all.
     best = next((one for one in fits if one.status is Status.OK), None)
-    exposed = np.concatenate([columns.verdict for _, columns in outcomes]) != Verdict.MISCLASSIFIED
+    clean = clean_share(jobs)
     return ClockReport(
         clock=clock,
         fits=fits,
@@ -379,13 +380,13 @@ def _clock_report(
         diagnostics=diagnose(fits, rows, jobs_of_rows(jobs)),
         hurdle_restricted_mean=hurdle_restricted_mean(
             best.restricted_mean,
-            float(exposed.mean()),
-            effective_trials(exposed, images(outcomes)),
+            clean.value,
+            clean.trials,
             best.restriction_time,
             level,
             degrees_of_freedom=best.degrees_of_freedom,
         )
-        if best
+        if best and clean
         else None,
     )
 

@@ -315,6 +315,7 @@ def job_facts(job: attack_pb.AttackJob, *, dataset_digest: str = "") -> JobFacts
         defence_parameters=dict(spec.defence_parameters),
         seed=spec.seed,
         sample_count=spec.sample_count,
+        shard_count=max(1, spec.shard_count),
         stem=spec.stem,
         image_size=spec.image_size,
         canceled=job.state == attack_pb.AttackJob.STATE_CANCELED,
