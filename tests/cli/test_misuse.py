@@ -62,7 +62,7 @@ MISUSES: list[tuple[tuple[str, ...], int, str]] = [
     (("report", "x"), 1, "afrctl up"),
     (("report", "x", "--survival-address", "127.0.0.1:99999"), 2, "HOST:PORT"),
     (("report", "x", "--confidence-level", "95"), 2, "95 % is 0.95"),
-    (("report", "x", "--distribution", "generalized-gamma"), 2, "'exponential'"),
+    (("report", "x", "--distribution", "gompertz"), 2, "'exponential'"),
     (("report", "x", "--tls-ca", "ca.pem"), 2, "TLS is not available yet"),
     (("models", "--attack-address", "127.0.0.1:1"), 1, "cannot be reached"),
     (("status",), 1, "no stack is running"),
