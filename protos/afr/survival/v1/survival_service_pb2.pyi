@@ -1081,15 +1081,17 @@ class Report(_message.Message):
 
     @_builtins.property
     def clean_accuracy(self) -> Global___Estimate:
-        """The share of attacked samples classified correctly before the attack;
-        absent where a defence rejects clean samples, since outcomes do not say
-        which of them it answered.
+        """The share of all samples, attacked yet or not, classified correctly before
+        the attack; absent where a defence rejects clean samples, since outcomes do
+        not say which of them it answered, and where a job ended before every shard
+        had told its misclassified samples.
         """
 
     @_builtins.property
     def adversarial_accuracy(self) -> Global___Estimate:
         """The share of attacked samples still classified correctly after the attack;
-        a sample that the defence rejects is not.
+        a sample that the defence rejects is not. Absent where a job was canceled or
+        has samples without an outcome.
         """
 
     @_builtins.property
