@@ -143,7 +143,14 @@ def test_time_ratios_are_profiled_where_failures_are_few_and_effects_and_rows_ar
     assert ratio.upper == inf
 
 
-@pytest.mark.parametrize("distribution", [Distribution.WEIBULL, Distribution.LOG_NORMAL, Distribution.EXPONENTIAL])
+@pytest.mark.parametrize(
+    "distribution",
+    [
+        Distribution.EXPONENTIAL,
+        pytest.param(Distribution.WEIBULL, marks=pytest.mark.slow),
+        pytest.param(Distribution.LOG_NORMAL, marks=pytest.mark.slow),
+    ],
+)
 def test_with_one_failure_in_ten_the_profile_interval_covers(distribution: Distribution) -> None:
     """800 replicates of 120 samples of which 10 % are expected to fail; Monte-Carlo error 0.8 points."""
     sigma = 1.0 if distribution.scale_fixed else 0.6

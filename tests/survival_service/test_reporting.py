@@ -38,7 +38,7 @@ def assert_no_nan(value: object) -> None:
 
 
 @given(checks=st.lists(st.none() | st.integers(0, 6), max_size=60), budget=st.sampled_from([1, 6]))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_report_adds_up(job: Job, checks: list[int | None], budget: int) -> None:
     checks = [None if c is None else min(c, budget) for c in checks]
     report = make_report([job(checks, budget=budget)], ReportOptions())
