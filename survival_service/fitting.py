@@ -50,7 +50,7 @@ FEW_CLUSTERS = 20
 # too rarely, or miss on one side. How many failed is itself up to chance, so the rule must change where the two agree:
 # elsewhere, one kind above some number and the other below covers less often than either alone (docs/coverage.md).
 # Effects only where that is cheap: this many, of this many rows.
-FEW_FAILURES = 300
+PROFILED_BELOW = 300
 MOST_PROFILED_EFFECTS = 4
 MOST_PROFILED_ROWS = 10_000
 
@@ -141,7 +141,7 @@ def described(found: Fit, observations: Observations | Prepared, *, level: float
         of, predicted = whole.observations, predicted_locations(found, whole)
         ranking = concordance(np.where(of.failed, of.upper, of.lower), of.failed, predicted, of.weight)
     found = replace(found, curve=fitted_time(found, whole).curve(found.restriction_time, level), concordance=ranking)
-    if rows.failure_count < FEW_FAILURES and data.cluster is None and rows.design is not None and found.shape is None:
+    if rows.failure_count < PROFILED_BELOW and data.cluster is None and rows.design is not None and found.shape is None:
         return _profiled(found, rows.design, level)
     return found
 
