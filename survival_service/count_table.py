@@ -11,7 +11,8 @@ configurations need to know which rows are one sample's. Those keep a row a samp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -28,6 +29,8 @@ _FLAG_LIMIT = 2**28
 # Codes up to this many a row are counted in an array of all of them, larger ones by sorting.
 _CODES_PER_ROW = 4
 _FEW_CODES = 2**16
+# Rows worked on at a time: what they need stays in a core's own cache.
+_BLOCK = 2**16
 
 Cells = tuple[IntArray, IntArray]
 """Distinct rows of (configuration, lower, upper, check), sorted, a column each; and how many samples each counts."""
@@ -283,20 +286,73 @@ def _tally(columns: Sequence[IntArray], counts: IntArray | None) -> Cells:
     A row becomes one integer, a digit a column, and integers are counted; `counts` says how often each row stands.
     """
     limit = max(_CODES_PER_ROW * columns[0].size, _FEW_CODES)
+    least = [int(column.min()) for column in columns]
+    radix = [int(column.max()) - low + 1 for column, low in zip(columns, least, strict=True)]
+    if math.prod(radix[1:]) <= limit:
+        code, summed = _counted_in_blocks(columns, least, radix, counts)
+    else:
+        code = _code_of(columns, limit)
+        # Counts are whole and far below 2^53, so their sum as floats is exact.
+        summed = np.bincount(code.rows, counts, minlength=code.size).astype(np.int64)
+    cells = np.flatnonzero(summed)
+    return np.stack(code.columns(cells)), summed[cells]
+
+
+def _counted_in_blocks(
+    columns: Sequence[IntArray], least: Sequence[int], radix: Sequence[int], counts: IntArray | None
+) -> tuple[_Code, IntArray]:
+    """The rows by codes and how often each occurs, if the columns after the first have few combinations of digits.
+
+    In blocks of rows: memory that is touched once costs more than the arithmetic on it.
+    """
+    row_count = columns[0].size
+    occurs, place = np.zeros(math.prod(radix[1:]), dtype=bool), np.empty(row_count, dtype=np.int64)
+    for block in _blocks(row_count, _BLOCK):
+        code = columns[1][block] - least[1]
+        for column, low, size in zip(columns[2:], least[2:], radix[2:], strict=True):
+            code *= size
+            code += column[block]
+            code -= low
+        occurs[code] = True
+        place[block] = code
+    # The first column last: the others tend to say the same, so that few of their combinations occur.
+    used = np.flatnonzero(occurs)
+    rank = np.cumsum(occurs)
+    rank -= 1
+    summed = np.zeros(radix[0] * used.size, dtype=np.int64)
+    for block in _blocks(row_count, max(_BLOCK, summed.size)):
+        code = columns[0][block] - least[0]
+        code *= used.size
+        code += rank[place[block]]
+        # Counts are whole and far below 2^53, so their sum as floats is exact.
+        found = np.bincount(code, None if counts is None else counts[block], minlength=summed.size)
+        summed += found if counts is None else found.astype(np.int64)
+
+    def columns_of(codes: IntArray) -> list[IntArray]:
+        rest, digits = used[codes % used.size], []
+        for low, size in zip(least[:1:-1], radix[:1:-1], strict=True):
+            digits.append(rest % size + low)
+            rest = rest // size
+        return [codes // used.size + least[0], rest + least[1], *reversed(digits)]
+
+    return _Code(place, summed.size, columns_of), summed
+
+
+def _blocks(row_count: int, size: int) -> Iterator[slice]:
+    for begin in range(0, row_count, size):
+        yield slice(begin, min(begin + size, row_count))
+
+
+def _code_of(columns: Sequence[IntArray], limit: int) -> _Code:
+    """The rows by codes up to the limit, however far their digits spread."""
     first, *rest = (_digits(column, limit) for column in columns)
     code = rest[0]
     for digit in rest[1:]:
         code = _joined(code, digit, limit)
-    # The first column last: the others tend to say the same, so that few of their combinations occur.
     if first.size * code.size > limit:
         code = _used(code, limit)
     code = _joined(first, code, limit)
-    if code.size > limit:
-        code = _used(code, limit)
-    # Counts are whole and far below 2^53, so their sum as floats is exact.
-    summed = np.bincount(code.rows, counts, minlength=code.size).astype(np.int64)
-    cells = np.flatnonzero(summed)
-    return np.stack(code.columns(cells)), summed[cells]
+    return _used(code, limit) if code.size > limit else code
 
 
 @dataclass(frozen=True, slots=True)
