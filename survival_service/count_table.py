@@ -216,6 +216,7 @@ class CountTable:
             names=names,
             cluster=configuration if clustered else None,
             check=check[order],
+            configuration=configuration,
         )
 
     def _under_attack(self) -> CheckedSamples:

@@ -36,7 +36,9 @@ class Design:
 
     `rows` are the positions of the observations that say something (those censored at 0 do not), in the order used
     here; `bounds[k]:bounds[k + 1]` are those of `Kind` k. `terms` is (p + 2, m). An interval row stands at its middle;
-    `half` is half its width in standardised log time. `weight` is None where every row weighs 1.
+    `half` is half its width in standardised log time. `weight` is None where every row weighs 1. Where rows share
+    their covariates, `configuration` says which of the columns of `levels`, (p + 1, configurations), are the first
+    p + 1 entries of a row's term; otherwise both are None.
     """
 
     rows: IntArray
@@ -53,6 +55,8 @@ class Design:
     clearly_independent: bool
     # What the change from standardised log time back to time adds to a log-likelihood, whatever the parameters.
     constant: float
+    configuration: IntArray | None = None
+    levels: FloatArray | None = None
 
     @staticmethod
     def of(observations: Observations) -> Design:
@@ -87,16 +91,30 @@ class Design:
         terms[0] = -1.0
         np.divide(time, time_scale, out=terms[-1])
         mean, scale, independent = np.empty(0), np.empty(0), True
+        configuration, levels = observations.configuration if column_count else None, None
         if column_count:
-            mean, gram = _centre(covariates, None if in_order else rows, weight, total, terms[1:-1])
+            if configuration is None:
+                columns = terms[1:-1]
+                mean, gram = _centre(covariates, None if in_order else rows, weight, total, columns)
+            else:
+                configuration = configuration if in_order else configuration[rows]
+                share = np.bincount(configuration, weight)
+                # Any row of a configuration has its covariates.
+                first = np.zeros(share.size, dtype=np.int64)
+                first[configuration] = rows
+                levels = np.full((column_count + 1, share.size), -1.0)
+                columns = levels[1:]
+                mean, gram = _centre(covariates, first, share.astype(np.float64), total, columns)
             scale = np.sqrt(np.diag(gram) / total)
             varies = scale > 1e-9 * (np.abs(mean) + scale)
             independent = bool(varies.all()) and bool(
                 np.linalg.eigvalsh(gram / np.outer(scale, scale) / total)[0] > _CLEARLY_INDEPENDENT
             )
             scale = np.where(scale > 0, scale, 1.0)
-            for block in _blocks(0, rows.size):
-                terms[1:-1, block] /= scale[:, None]
+            for block in _blocks(0, columns.shape[1]):
+                columns[:, block] /= scale[:, None]
+            if configuration is not None:
+                np.take(columns, configuration, axis=1, out=terms[1:-1], mode="clip")
         return Design(
             rows=rows,
             bounds=bounds,
@@ -111,6 +129,8 @@ class Design:
             column_scale=scale,
             clearly_independent=independent,
             constant=-exact_sum - exact_weight * float(np.log(time_scale)),
+            configuration=configuration,
+            levels=levels,
         )
 
     @property

@@ -147,6 +147,8 @@ class Likelihood:
             value += of.exact_weight * float(np.log(gamma))
             score[-1] += of.exact_weight / gamma
             hessian[-1, -1] -= of.exact_weight / gamma**2
+        # What is summed by configuration, where rows have one: slopes, bends, and what widths add to the bends.
+        by_row = None if of.configuration is None else np.zeros((3, of.row_count))
         for kind, block in self._blocks:
             terms = of.terms[:, block]
             weight = None if of.weight is None else of.weight[block]
@@ -156,17 +158,25 @@ class Likelihood:
             else:
                 value += float(weight @ logarithm)
                 slope, bend = weight * slope, weight * bend
-            score += terms @ slope
-            bent = np.multiply(terms, bend, out=self._scratch[:, : slope.size])
-            hessian += bent @ terms.T
+            if by_row is None:
+                score += terms @ slope
+                bent = np.multiply(terms, bend, out=self._scratch[:, : slope.size])
+                hessian += bent @ terms.T
+            else:
+                by_row[0, block], by_row[1, block] = slope, bend
             if wide is not None:
                 by_half, mixed, by_half_twice = wide if weight is None else (weight * part for part in wide)
                 half = self._half(block)
                 score[-1] += by_half @ half
-                cross = terms @ (mixed * half)
-                hessian[-1] += cross
-                hessian[:, -1] += cross
                 hessian[-1, -1] += by_half_twice @ (half * half)
+                if by_row is None:
+                    cross = terms @ (mixed * half)
+                    hessian[-1] += cross
+                    hessian[:, -1] += cross
+                else:
+                    np.multiply(mixed, half, out=by_row[2, block])
+        if by_row is not None:
+            _add_by_configuration(of, by_row, score, hessian)
         free = self.parameter_count
         return value, score[:free], hessian[:free, :free]
 
@@ -213,6 +223,22 @@ class Likelihood:
                 return (*self.family.left(z), None)
         value, by_m, by_h, by_mm, by_mh, by_hh = self.family.interval(z, parameters[-1] * self._half(block))
         return value, by_m, by_mm, (by_h, by_mh, by_hh)
+
+
+def _add_by_configuration(of: Design, by_row: FloatArray, score: FloatArray, hessian: FloatArray) -> None:
+    """Add what every row has in z, slope and bend, and between z and its width: first within a configuration."""
+    assert of.configuration is not None
+    assert of.levels is not None
+    (slope, bend, twist), time, levels = by_row, of.terms[-1], of.levels
+    count = levels.shape[1]
+    timed = bend * time
+    score[:-1] += levels @ np.bincount(of.configuration, slope, count)
+    score[-1] += slope @ time
+    hessian[:-1, :-1] += (levels * np.bincount(of.configuration, bend, count)) @ levels.T
+    cross = levels @ np.bincount(of.configuration, timed + twist, count)
+    hessian[-1, :-1] += cross
+    hessian[:-1, -1] += cross
+    hessian[-1, -1] += timed @ time + 2 * twist @ time
 
 
 def maximise(likelihood: Likelihood, start: FloatArray | None = None) -> Maximum:

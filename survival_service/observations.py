@@ -130,7 +130,9 @@ class Observations:
     one. `covariates` has a row a row and a column a name, no intercept. `cluster` numbers what rows belong together,
     or is None if rows are independent. `check` is the check that ended each row, where the source knows it: only that
     tells two checks apart on a clock of seconds, where no two samples share a bound. `dropped` says in sentences
-    which covariates were left out before. Raises `InvalidObservations`, naming the column of `ObservationBatch`.
+    which covariates were left out before. `configuration` numbers, from 0, which rows have the same covariates, where
+    the source knows it: sums over rows are then made by configuration. Raises `InvalidObservations`, naming the column
+    of `ObservationBatch`.
     """
 
     lower: FloatArray
@@ -141,6 +143,7 @@ class Observations:
     cluster: IntArray | None = None
     check: IntArray | None = None
     dropped: tuple[str, ...] = ()
+    configuration: IntArray | None = None
 
     def __post_init__(self) -> None:
         n = self.lower.size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +15,7 @@ from survival_service.count_table import NEVER, CheckedSamples, CountTable
 from survival_service.distributions import Distribution
 from survival_service.errors import InvalidObservations, OutcomesCorrupt
 from survival_service.fitting import fit
+from survival_service.likelihood import Likelihood
 from survival_service.observations import Observations
 
 NAMES = ("x", "y")
@@ -36,7 +38,7 @@ def simulated(each: int, *, checks: int = 12, seed: int = 1, first: int = 0) -> 
 
 
 def same(one: Observations, other: Observations) -> bool:
-    names = ("lower", "upper", "weight", "covariates", "cluster", "check")
+    names = ("lower", "upper", "weight", "covariates", "cluster", "check", "configuration")
     return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in names)
 
 
@@ -134,6 +136,22 @@ def test_a_fit_of_the_counts_is_that_of_the_rows_also_clustered_by_configuration
             np.testing.assert_allclose(one.covariance, other.covariance, rtol=1e-7, atol=1e-12)
             for ours, theirs in zip(one.coefficients, other.coefficients, strict=True):
                 assert ours.estimate == pytest.approx(theirs.estimate, abs=1e-9)
+
+
+@pytest.mark.parametrize("distribution", [Distribution.WEIBULL, Distribution.LOG_NORMAL, Distribution.LOG_LOGISTIC])
+def test_sums_by_configuration_are_the_sums_over_rows(distribution: Distribution) -> None:
+    table = CountTable()
+    table.add(simulated(60))
+    observations = table.observations(np.column_stack([LEVELS, 1e3 * LEVELS[:, 0] ** 2]), (*NAMES, "z"))
+    assert observations.configuration is not None
+    one, other = (
+        Likelihood(rows, distribution.family) for rows in (observations, replace(observations, configuration=None))
+    )
+    parameters = np.array([-0.2, 0.3, -0.4, 0.1, 1.1])
+    for found, expected in zip(one(parameters), other(parameters), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-9)
+    np.testing.assert_allclose(one.design.terms, other.design.terms, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(one.row_scores(parameters).sum(axis=0), one(parameters)[1], rtol=1e-10, atol=1e-9)
 
 
 def test_a_refit_after_one_percent_more_takes_at_most_two_steps() -> None:
