@@ -11,7 +11,6 @@ import math
 from itertools import pairwise
 
 import numpy as np
-from scipy.integrate import quad
 from scipy.special import digamma, gammainc, gammaincc, gammainccinv, gammaincinv, gammaln, hyp1f1, polygamma
 
 from survival_service.distributions import Family, IntervalTerms, Normal, Terms
@@ -94,6 +93,9 @@ class LogGamma(Family):
         return float(digamma(self._k + s) - math.log(self._k)) / self.shape
 
     def restricted_mean(self, mu: float, sigma: float, horizon: float) -> float:
+        # Here alone, since it takes a third of a second to import and few reports ask for this family.
+        from scipy.integrate import quad
+
         # The area under S; over z = (log t - mu) / sigma it is a smooth bump that ends at the horizon's z.
         end = (math.log(horizon) - mu) / sigma
 
