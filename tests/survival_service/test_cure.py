@@ -233,6 +233,20 @@ def test_doubled_rows_in_clusters_are_worth_no_more_than_single_ones() -> None:
     assert one.p_value is two.p_value is None
 
 
+@pytest.mark.parametrize(("longest", "status"), [(1.0, CureStatus.NOT_IDENTIFIED), (1.3, CureStatus.OK)])
+def test_a_clustered_share_near_zero_is_not_identified(longest: float, status: CureStatus) -> None:
+    """On the logit scale the first interval would be 3e-7 to 0.986; the same rows without clusters have a profile."""
+    time = stats.expon.ppf((np.arange(60) + 0.5) / 60)
+    bounds = np.append(time, longest * time[-1]), np.append(time, np.inf)
+    rest = np.ones(61), np.empty((61, 0)), ()
+    alone, clustered = cure(Observations(*bounds, *rest)), cure(Observations(*bounds, *rest, np.arange(61)))
+    assert clustered.status is status
+    assert (clustered.cured_share.value is None) == (clustered.follow_up is None) == (status is not CureStatus.OK)
+    assert ("close to 0" in clustered.status_message) == (status is not CureStatus.OK)
+    assert alone.status is CureStatus.OK
+    assert known(alone.cured_share)[2] < 0.1
+
+
 def test_few_clusters_are_said_to_be_few() -> None:
     data = mixed()
     n = data.lower.size
