@@ -86,9 +86,9 @@ def fits_json(fitted: FitOutcomesResponse) -> str:
 
 def fits_text(fitted: FitOutcomesResponse) -> str:
     """The fits as tables, best AIC first, and why the others have no numbers."""
-    from cli.quantities import count, distribution_word, effect_bound, has_numbers, interval
+    from cli.quantities import count, distribution_word, effect_bound, has_numbers, interval, share
     from cli.rendering import paragraph, terminal_columns
-    from cli.tables import table
+    from cli.tables import table, visible_width
 
     rows, failures = count(fitted.observation_count), count(fitted.failure_count)
     numbers = [one for one in fitted.fits if has_numbers(one)]
@@ -100,12 +100,20 @@ def fits_text(fitted: FitOutcomesResponse) -> str:
         criteria = [
             (
                 distribution_word(one.distribution), f"{one.aic:.2f}", _known(one, "aicc", ".2f"),
-                _known(one, "akaike_weight", ".3f"), f"{one.bic:.2f}", f"{one.log_likelihood:.2f}", f"{one.scale:.6g}",
+                share(one.akaike_weight) if one.HasField("akaike_weight") else "–",
+                f"{one.bic:.2f}", f"{one.log_likelihood:.2f}", f"{one.scale:.6g}",
                 _known(one, "shape", ".6g"), interval(one.median), _known(one, "concordance", ".3f"),
             )
             for one in numbers
         ]  # fmt: skip
-        blocks.append(table(columns, criteria, right=(1, 2, 3, 4, 5, 6, 7, 9)))
+        criteria_table = table(columns, criteria, right=(1, 2, 3, 4, 5, 6, 7, 9))
+        if max(map(visible_width, criteria_table.splitlines())) <= terminal_columns():
+            blocks.append(criteria_table)
+        else:  # What compares the fits first, then what they say; nothing is left out.
+            for chosen in ((0, 1, 2, 3, 4, 5), (0, 6, 7, 8, 9)):
+                part = [[row[i] for i in chosen] for row in (columns, *criteria)]
+                words = [place for place, i in enumerate(chosen) if i not in (0, 8)]
+                blocks.append(table(part[0], part[1:], right=words))
     for one in numbers:
         header = (f"{distribution_word(one.distribution)}, log time", "estimate", "standard error", "time ratio")
         effects = [
@@ -125,7 +133,7 @@ def fits_text(fitted: FitOutcomesResponse) -> str:
     return "\n\n".join(blocks)
 
 
-def _known(one: Fit, field: Literal["aicc", "akaike_weight", "concordance", "shape"], digits: str) -> str:
+def _known(one: Fit, field: Literal["aicc", "concordance", "shape"], digits: str) -> str:
     """A number that a fit may lack."""
     return format(getattr(one, field), digits) if one.HasField(field) else "–"
 

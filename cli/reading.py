@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cli.quantities import (
+    DISTANCE,
     MEANINGS,
     NOTHING,
     SECONDS,
@@ -39,11 +40,15 @@ _PLANNED = "Stopped as planned: what was asked for was known precisely enough be
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A line of key figures: what it is, and its value on each clock of the report."""
+    """A line of key figures: what it is, and its value on each clock of the report.
+
+    `names` has what it is called under each clock alone, where that differs from what all clocks together call it.
+    """
 
     name: str
     values: tuple[str, ...]
     explanation: str
+    names: tuple[str, ...] = ()
 
 
 def incomplete(report: Report) -> str:
@@ -131,7 +136,9 @@ def key_figures(report: Report) -> list[Figure]:
     def of_average(name: str) -> tuple[str, ...]:
         return tuple(with_unit(on_clock(getattr(clock, name), clock.clock), clock.clock) for clock in clocks)
 
-    ends = [with_unit(value_on_clock(fit.restriction_time, clock), clock) for clock, fit in pairs if fit is not None]
+    ends = tuple(
+        "" if fit is None else with_unit(value_on_clock(fit.restriction_time, clock), clock) for clock, fit in pairs
+    )
     figures = [
         Figure(
             "cost-normalised failure rate C",
@@ -152,16 +159,22 @@ def key_figures(report: Report) -> list[Figure]:
             tuple(conclusion_word(clock.conclusion) if clock.conclusion else NOTHING for clock in clocks),
             "Broken if the whole interval of C lies above 1, not rejected if below, undecided if it straddles 1.",
         ),
-        Figure("median time to failure", of_fit("median"), "By then half of the samples at risk fail."),
+        Figure(
+            "median time to failure",
+            of_fit("median"),
+            "By then half of the samples at risk fail.",
+            tuple("median distance" if clock == DISTANCE else "median time to failure" for clock, _ in pairs),
+        ),
         Figure(
             "median, averaged over the fits",
             of_average("averaged_median"),
             "With their Akaike weights, on the log scale; the interval contains how the fits differ.",
         ),
         Figure(
-            f"mean up to {' or '.join(ends)}" if ends else "restricted mean",
+            f"mean up to {' or '.join(filter(None, ends))}" if any(ends) else "restricted mean",
             of_fit("restricted_mean"),
             "The restricted mean: the mean time to failure if the clock stops at the longest time observed.",
+            tuple(f"mean up to {end}" if end else "restricted mean" for end in ends),
         ),
         Figure(
             "restricted mean, averaged over the fits",

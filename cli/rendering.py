@@ -152,7 +152,12 @@ def _figures(report: Report, columns: int) -> str:
         return beside
     clocks = [
         table(
-            (header, ""), [(f"  {figure.name}", figure.values[i]) for figure in figures if figure.values[i] != NOTHING]
+            (header, ""),
+            [
+                (f"  {figure.names[i] if figure.names else figure.name}", figure.values[i])
+                for figure in figures
+                if figure.values[i] != NOTHING
+            ],
         )
         for i, header in enumerate(headers)
     ]

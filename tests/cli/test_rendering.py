@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
-from afr.survival.v1.survival_service_pb2 import CONCLUSION_NOT_REJECTED, Coefficient, Estimate, Report
+import pytest
+from afr.survival.v1.survival_service_pb2 import (
+    CLOCK_DISTANCE,
+    CONCLUSION_NOT_REJECTED,
+    Coefficient,
+    Estimate,
+    FitOutcomesResponse,
+    Report,
+)
 
+from cli.fit import fits_text
+from cli.html.page import report_page
 from cli.rendering import paragraph, render
 from cli.tables import visible_width
+from survival_service.adapters.wire import from_proto
+from survival_service.reporting import Report as StoredReport
 
 Reports = dict[str, Callable[[], Report]]
 
@@ -32,6 +45,39 @@ def test_figures_stand_on_both_clocks_with_their_intervals(reports: Reports) -> 
     assert "412 [339, 501] ms" in median
     assert "> 99.9 %" in line_of(text, "confidence that C > 1")
     assert "$0.0878" in line_of(text, "training of 1\u202f437 samples")
+
+
+def test_a_report_of_an_earlier_version_is_still_shown() -> None:
+    """Made before there were diagnostics, averages, cures, effects and accuracies with intervals."""
+    old = Report.FromString((Path(__file__).parent / "report_without_diagnostics.binpb").read_bytes())
+    assert [clock.HasField("diagnostics") or clock.HasField("averaged_median") for clock in old.clock_reports] == [
+        False,
+        False,
+    ]
+    assert from_proto(old, StoredReport).failed_count == old.failed_count > 0
+    page = report_page(old)
+    for shown in (render(old, width=80), page):
+        assert "resnet50" in shown
+        assert "median time to failure" in shown.lower()
+        assert f"{old.failed_count} failed" in shown
+    assert "nan" not in render(old, width=80).split()
+
+
+def test_at_eighty_columns_each_clock_names_its_own_end(reports: Reports) -> None:
+    report = reports["good"]()
+    # Their ends differ in how they are written, and the third clock's times are distances.
+    report.clock_reports.add().CopyFrom(report.clock_reports[0])
+    report.clock_reports[2].clock = CLOCK_DISTANCE
+    for one in report.clock_reports[2].fits:
+        one.clock = CLOCK_DISTANCE
+    text = render(report, width=60)
+    means = [line for line in text.splitlines() if line.startswith("  mean up to")]
+    assert len(means) == 3
+    assert not [line for line in means if " or " in line]
+    assert "queries" in means[0]
+    by_clock = text[text.index("on the queries clock") :].split("on the ")
+    assert ["median distance" in part for part in by_clock[1:4]] == [False, False, True]
+    assert ["median time to failure" in part for part in by_clock[1:4]] == [True, True, False]
 
 
 def test_a_narrow_terminal_gets_one_clock_after_the_other(any_report: Report) -> None:
@@ -193,3 +239,19 @@ def test_averages_over_the_fits_are_key_figures(reports: Reports) -> None:
 def test_a_number_is_not_parted_from_its_sign() -> None:
     assert paragraph("of them 89.8 % failed", 12) == "of them\n89.8 %\nfailed"
     assert paragraph("queries × 1.02", 10) == "queries\n× 1.02"
+
+
+def test_a_narrow_terminal_gets_the_criteria_of_fits_in_two_tables(
+    reports: Reports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits = list(reports["good"]().clock_reports[0].fits)
+    for one, weight in zip(fits, (0.9995, 0.0004, 0.0001), strict=True):
+        one.aic *= 1000
+        one.aicc, one.akaike_weight, one.concordance = one.aic + 1, weight, 0.5
+    fitted = FitOutcomesResponse(fits=fits, observation_count=240, failure_count=150)
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = fits_text(fitted)
+    assert max(visible_width(line) for line in narrow.splitlines()) <= 80
+    assert narrow.count("< 0.1 %") == 2
+    monkeypatch.setenv("COLUMNS", "110")
+    assert sorted(set(narrow.split()) ^ set(fits_text(fitted).split())) == []
