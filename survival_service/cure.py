@@ -49,8 +49,8 @@ CURE_DISTRIBUTIONS = (
 LARGEST_UNFAILED_SHARE = 0.05
 # A fit whose AIC is no more than this above the best one is not ruled out (Burnham and Anderson 2002, section 2.6).
 NOT_RULED_OUT = 4.0
-# Without a profile, a cured share whose logit has a greater standard error is not identified: the odds at the ends of its
-# interval of 95 % differ by a factor of 2 500 or more, as happens to shares near 0, where the logit has no normal law.
+# Without a profile, a cured share whose logit has a greater standard error is not identified: the odds at the ends of
+# its interval of 95 % differ by a factor of 2 500 or more, as happens to shares near 0, where the logit is not normal.
 LARGEST_LOGIT_ERROR = 2.0
 # A cured share that gains less than this, in nats, is none.
 _NEGLIGIBLE_GAIN = 1e-6
@@ -138,12 +138,11 @@ def fit_cure(rows: Prepared, plain: Fit, *, level: float = DEFAULT_LEVEL) -> Cur
     """Fit the distribution of `plain`, a fit to the same rows, with a share that never fails.
 
     The maximum by EM (Peng and Dear 2000; Sy and Taylor 2000) and Newton's method, errors of all parameters together
-    by the observed information (Louis 1982), with clusters the sandwich. The interval of the cured share is that of the
-    profile likelihood; with clusters, and with more rows than that is quick for, symmetric on the logit scale, and the share is not identified
-    where the logit's error is above `LARGEST_LOGIT_ERROR`. The
-    p-value tests that there is none: at the edge of what a share can be, twice the log-likelihood gained is 0 half of
-    the time and chi-squared of 1 degree otherwise (Self and Liang 1987; Maller and Zhou 1996); clusters have no such
-    test.
+    by the observed information (Louis 1982), with clusters the sandwich. The interval of the cured share is that of
+    the profile likelihood; with clusters, and with more rows than that is quick for, symmetric on the logit scale, and
+    the share is not identified where the logit's error is above `LARGEST_LOGIT_ERROR`. The p-value tests that there is
+    none: at the edge of what a share can be, twice the log-likelihood gained is 0 half of the time and chi-squared of
+    1 degree otherwise (Self and Liang 1987; Maller and Zhou 1996); clusters have no such test.
     """
     distribution, design = plain.distribution, rows.design
     k = plain.parameter_count + 1
