@@ -11,6 +11,7 @@ from survival_service.errors import InvalidRequest
 from survival_service.estimates import NO_CURVE, NO_ESTIMATE, Histogram
 from survival_service.experiments import Experiments, groups, score, share, training_cost
 from survival_service.fitting import Fit, fit, ranked
+from survival_service.limitations import left_out
 from survival_service.metrics import concordance
 from survival_service.observations import Clock
 from survival_service.reporting import ClockReport, CostSummary, Report, ReportOptions
@@ -143,7 +144,7 @@ def _limitations(experiments: Experiments, clock: ClockReport) -> tuple[str, ...
             "Intervals take experiments as independent; experiments that share a model or a device are not, and their "
             "intervals are too narrow."
         )
-    found += [f"Left out of the fits: {text.rstrip('.')}." for fit in clock.fits[:1] for text in fit.dropped_covariates]
+    found += [f"L{text[1:]}." for fit in clock.fits[:1] for text in left_out(fit.dropped_covariates)]
     return tuple(found)
 
 

@@ -203,7 +203,7 @@ def _of_fits(fits: Sequence[tuple[Clock, tuple[Fit, ...]]]) -> Iterator[str]:
                     f"{percent(best.extrapolated_share)} of the expected time {on} ({name}) lies beyond the longest "
                     "time observed"
                 )
-            yield from (f"left out of the fits: {sentence}" for sentence in best.dropped_covariates)
+            yield from left_out(best.dropped_covariates)
     doubtful: dict[str, list[str]] = {}
     refused: dict[str, list[str]] = {}
     for clock, those in fits:
@@ -219,6 +219,21 @@ def _of_fits(fits: Sequence[tuple[Clock, tuple[Fit, ...]]]) -> Iterator[str]:
     for message, names in refused.items():
         which = "no fit" if len(names) == fit_count else f"no fit ({', '.join(names)})"
         yield f"{which}: {message}"
+
+
+def left_out(dropped: Sequence[str]) -> Iterator[str]:
+    """One sentence a reason for the covariates left out of a fit, of which `dropped` has a sentence each."""
+    of_reason: dict[tuple[str, str], list[str]] = {}
+    for sentence in dropped:
+        # Names may hold " is ", so each reason is found by its whole wording.
+        verbs = (" cannot be told apart from ", " is the same in every ")
+        verb = next((one for one in verbs if one in sentence), "")
+        name, _, reason = sentence.partition(verb) if verb else (sentence, "", "")
+        of_reason.setdefault((verb, reason), []).append(name)
+    for (verb, reason), names in of_reason.items():
+        several = len(names) > 1
+        listed = f"{', '.join(names[:-1])} and {names[-1]}" if several else names[0]
+        yield f"left out of the fits: {listed}{verb.replace(' is ', ' are ') if several else verb}{reason}"
 
 
 def _of_pooling(
