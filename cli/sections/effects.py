@@ -19,6 +19,10 @@ _DEFINITION = (
     "seconds per query, by least squares on their logarithms. A sample's seconds per query are what it was charged "
     "over what it asked. The free fit is of the seconds themselves; the gap is the product over it."
 )
+_QUOTE = (
+    "Quote the seconds of this table for an effect on seconds: the free fit lets seconds differ by more than queries "
+    "and speed, and a time ratio elsewhere is of the distribution that fits the seconds best, so both can differ."
+)
 
 
 def effects(report: Report) -> Section | None:
@@ -37,7 +41,7 @@ def effects(report: Report) -> Section | None:
         title="robustness or latency",
         answer=of.finding,
         tables=(split, *_defences(of)),
-        notes=(*_statuses(of.effects), *of.notes, _DEFINITION),
+        notes=(*_statuses(of.effects), *of.notes, _QUOTE, _DEFINITION),
         drawings=lambda: _drawings(of.effects),
     )
 
