@@ -237,15 +237,23 @@ class CountTable:
         shape = np.array([samples.configuration.max() + 1, samples.sample_index.max() + 1])
         self._counted = _grown(self._counted, shape)
         flags = self._counted.reshape(-1)
-        place = samples.configuration * self._counted.shape[1]
-        place += samples.sample_index
         before = np.count_nonzero(flags)
-        known = flags[place] if before else np.zeros(place.size, dtype=bool)
-        flags[place] = True
-        if np.count_nonzero(flags) == before + place.size:
+        known = np.empty(len(samples), dtype=bool)
+        for block in _blocks(len(samples), _BLOCK):
+            place = samples.configuration[block] * self._counted.shape[1]
+            place += samples.sample_index[block]
+            known[block] = flags[place]
+            flags[place] = True
+        known_count = np.count_nonzero(known)
+        alone = np.count_nonzero(flags) == before + known.size - known_count
+        if alone and not known_count:
             return None
-        first = np.unique(place, return_index=True)[1]
-        return np.sort(first[~known[first]])
+        fresh = np.flatnonzero(~known)
+        if alone:
+            return fresh
+        # Some come twice within a block.
+        place = samples.configuration[fresh] * self._counted.shape[1] + samples.sample_index[fresh]
+        return fresh[np.sort(np.unique(place, return_index=True)[1])]
 
 
 def _grown(flags: NDArray[np.bool_], shape: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -287,43 +295,44 @@ def _tally(columns: Sequence[IntArray], counts: IntArray | None) -> Cells:
     A row becomes one integer, a digit a column, and integers are counted; `counts` says how often each row stands.
     """
     limit = max(_CODES_PER_ROW * columns[0].size, _FEW_CODES)
-    least = [int(column.min()) for column in columns]
-    radix = [int(column.max()) - low + 1 for column, low in zip(columns, least, strict=True)]
+    radix = [int(column.max()) + 1 - NEVER for column in columns]
     if math.prod(radix[1:]) <= limit:
-        code, summed = _counted_in_blocks(columns, least, radix, counts)
+        columns_of, summed = _counted_in_blocks(columns, radix, counts)
     else:
         code = _code_of(columns, limit)
         # Counts are whole and far below 2^53, so their sum as floats is exact.
-        summed = np.bincount(code.rows, counts, minlength=code.size).astype(np.int64)
+        columns_of, summed = code.columns, np.bincount(code.rows, counts, minlength=code.size).astype(np.int64)
     cells = np.flatnonzero(summed)
-    return np.stack(code.columns(cells)), summed[cells]
+    return np.stack(columns_of(cells)), summed[cells]
 
 
 def _counted_in_blocks(
-    columns: Sequence[IntArray], least: Sequence[int], radix: Sequence[int], counts: IntArray | None
-) -> tuple[_Code, IntArray]:
-    """The rows by codes and how often each occurs, if the columns after the first have few combinations of digits.
+    columns: Sequence[IntArray], radix: Sequence[int], counts: IntArray | None
+) -> tuple[Callable[[IntArray], list[IntArray]], IntArray]:
+    """How often each code of rows occurs, and the columns of codes; the columns after the first have few combinations.
 
-    In blocks of rows: memory that is touched once costs more than the arithmetic on it.
+    No entry is below `NEVER`. In blocks of rows: memory that is touched once costs more than the arithmetic on it.
     """
     row_count = columns[0].size
-    occurs, place = np.zeros(math.prod(radix[1:]), dtype=bool), np.empty(row_count, dtype=np.int64)
+    # A digit is an entry less the least there can be; what that adds to a code is the same for every row.
+    shift = -NEVER * sum(math.prod(radix[i + 1 :]) for i in range(1, len(radix)))
+    occurs, place = np.zeros(math.prod(radix[1:]), dtype=bool), np.empty(row_count, dtype=np.int32)
     for block in _blocks(row_count, _BLOCK):
-        code = columns[1][block] - least[1]
-        for column, low, size in zip(columns[2:], least[2:], radix[2:], strict=True):
-            code *= size
+        code = columns[1][block] * radix[2]
+        for column, size in zip(columns[2:-1], radix[3:], strict=True):
             code += column[block]
-            code -= low
+            code *= size
+        code += columns[-1][block]
+        code += shift
         occurs[code] = True
         place[block] = code
     # The first column last: the others tend to say the same, so that few of their combinations occur.
     used = np.flatnonzero(occurs)
     rank = np.cumsum(occurs)
-    rank -= 1
+    rank -= 1 + NEVER * used.size
     summed = np.zeros(radix[0] * used.size, dtype=np.int64)
     for block in _blocks(row_count, max(_BLOCK, summed.size)):
-        code = columns[0][block] - least[0]
-        code *= used.size
+        code = columns[0][block] * used.size
         code += rank[place[block]]
         # Counts are whole and far below 2^53, so their sum as floats is exact.
         found = np.bincount(code, None if counts is None else counts[block], minlength=summed.size)
@@ -331,12 +340,12 @@ def _counted_in_blocks(
 
     def columns_of(codes: IntArray) -> list[IntArray]:
         rest, digits = used[codes % used.size], []
-        for low, size in zip(least[:1:-1], radix[:1:-1], strict=True):
-            digits.append(rest % size + low)
+        for size in radix[:1:-1]:
+            digits.append(rest % size + NEVER)
             rest = rest // size
-        return [codes // used.size + least[0], rest + least[1], *reversed(digits)]
+        return [codes // used.size + NEVER, rest + NEVER, *reversed(digits)]
 
-    return _Code(place, summed.size, columns_of), summed
+    return columns_of, summed
 
 
 def _blocks(row_count: int, size: int) -> Iterator[slice]:
