@@ -176,9 +176,13 @@ class ReportSubmission:
 
 def _add_outcomes(table: OutcomeTable, batch: outcome_pb.OutcomeBatch) -> None:
     try:
-        columns, in_flight = wire.outcome_columns(batch), wire.in_flight_columns(batch)
+        columns = wire.outcome_columns(batch)
     except InvalidObservations as error:
         raise InvalidObservations(f"outcome_batch.{error.field}", str(error)) from error
+    try:
+        in_flight = wire.in_flight_columns(batch)
+    except InvalidObservations as error:
+        raise InvalidObservations(f"outcome_batch.in_flight.{error.field}", str(error)) from error
     try:
         table.add(columns, in_flight, shard_index=batch.shard_index)
     except OutcomesCorrupt as error:

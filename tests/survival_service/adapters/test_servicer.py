@@ -443,6 +443,8 @@ def test_samples_in_flight_count_as_censored(faults: Any, tmp_path: Path) -> Non
 
 def test_submissions_that_cannot_be_used_name_their_field(faults: Any, tmp_path: Path) -> None:
     good, ragged, unlike = (faults.batch(0, rows(0, 12)) for _ in range(3))
+    flying = faults.batch(0, rows(0, 12), in_flight=[(60, 3)])
+    flying.in_flight.seconds[0] = -1.0
     del ragged.label[0]
     unlike.verdict[0] = 9
     row = with_rows(duration_lower=[1], duration_upper=[2])
@@ -458,6 +460,7 @@ def test_submissions_that_cannot_be_used_name_their_field(faults: Any, tmp_path:
         "outcome_batch": [[with_options(), row, with_outcomes(good)]],
         "outcome_batch.label": [[with_options(), with_outcomes(ragged)]],
         "outcome_batch.verdict": [[with_options(), with_outcomes(unlike)]],
+        "outcome_batch.in_flight.seconds": [[with_options(), with_outcomes(flying)]],
         "outcome_batch.sample_index": [[with_options(), with_outcomes(good), with_outcomes(good)]],
         "observation_batch.duration_lower": [[with_options(), nan]],
         "observation_batch.covariates": [[with_options(), many]],
