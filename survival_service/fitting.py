@@ -94,7 +94,7 @@ def fit(
         parameter_count=parameter_count(distribution, len(data.names)),
         dropped_covariates=rows.dropped,
     )
-    status, message = screened(data, distribution, blank.parameter_count)
+    status, message = screened(data, distribution, blank.parameter_count, clock)
     if status is not Status.OK or rows.design is None:
         return _without_numbers(blank, status, message, data, level)
 

@@ -1,4 +1,4 @@
-"""The share of failures that is known where nothing can be fitted."""
+"""What is said and known of data that carry no fit."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from survival_service.distributions import Distribution
 from survival_service.estimates import effective_trials, share_upper_bound, wilson
-from survival_service.observations import Observations
+from survival_service.fitting import Status, fit
+from survival_service.observations import Clock, Observations
 from survival_service.screening import failure_probability
 
 inf = math.inf
@@ -61,3 +63,21 @@ def test_a_weight_is_a_repetition_for_the_trials_of_a_share_too() -> None:
     assert effective_trials(events, cluster, weight.astype(float)) == pytest.approx(repeated)
     alone = effective_trials(events, np.arange(12), weight.astype(float))
     assert alone == weight.sum()
+
+
+@pytest.mark.parametrize(
+    ("clock", "unfailed", "looked_at_once"),
+    [
+        (Clock.QUERIES, "raise epsilon or the number of iterations", "checked several times, such as pgd"),
+        (Clock.SECONDS, "raise epsilon or the number of iterations", "checked several times, such as pgd"),
+        (Clock.DISTANCE, "try larger epsilons", "try several epsilons"),
+        (None, "observe for longer", "look more often than once"),
+    ],
+)
+def test_what_to_do_depends_on_what_the_times_are(clock: Clock | None, unfailed: str, looked_at_once: str) -> None:
+    none = fit(Observations.of([3.0] * 9, [np.inf] * 9), Distribution.WEIBULL, clock=clock)
+    assert none.status is Status.NO_FAILURE
+    assert none.status_message.endswith(unfailed)
+    once = fit(Observations.of([0.0] * 9 + [3.0] * 9, [3.0] * 9 + [np.inf] * 9), Distribution.WEIBULL, clock=clock)
+    assert once.status is Status.SINGLE_CHECK
+    assert looked_at_once in once.status_message
