@@ -72,6 +72,7 @@ def some(observations: Observations, chosen: NDArray[np.bool_]) -> Observations:
         covariates=observations.covariates[chosen],
         cluster=None if observations.cluster is None else observations.cluster[chosen],
         check=None if observations.check is None else observations.check[chosen],
+        configuration=None if observations.configuration is None else observations.configuration[chosen],
     )
 
 

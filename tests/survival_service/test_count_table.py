@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from survival_service.count_table import NEVER, CheckedSamples, CountTable
 from survival_service.distributions import Distribution
 from survival_service.errors import InvalidObservations, OutcomesCorrupt
-from survival_service.fitting import fit
+from survival_service.fitting import Status, fit
 from survival_service.likelihood import Likelihood
 from survival_service.observations import Observations
 
@@ -152,6 +152,20 @@ def test_sums_by_configuration_are_the_sums_over_rows(distribution: Distribution
         np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-9)
     np.testing.assert_allclose(one.design.terms, other.design.terms, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(one.row_scores(parameters).sum(axis=0), one(parameters)[1], rtol=1e-10, atol=1e-9)
+
+
+def test_a_group_without_failures_leaves_the_others_their_configurations() -> None:
+    held = CheckedSamples(
+        np.repeat([40, 41], 30), np.tile(np.arange(30), 2), np.full(60, 12), np.full(60, NEVER), np.full(60, 12)
+    )
+    table = CountTable()
+    table.add(simulated(60).joined(held))
+    levels = np.column_stack([np.vstack([LEVELS, LEVELS[:2]]), np.arange(42) >= 40])
+    observations = table.observations(levels, (*NAMES, "hard"))
+    one, other = (fit(rows, Distribution.WEIBULL) for rows in (observations, replace(observations, configuration=None)))
+    assert one.status is other.status is Status.GROUP_WITHOUT_FAILURE
+    assert [c.estimate for c in one.coefficients] == pytest.approx([c.estimate for c in other.coefficients], rel=1e-9)
+    assert one.effect_bounds[0].lower == pytest.approx(other.effect_bounds[0].lower, rel=1e-6)
 
 
 def test_a_refit_after_one_percent_more_takes_at_most_two_steps() -> None:
