@@ -227,7 +227,7 @@ def _spent(rows: Observations) -> FloatArray:
 
 
 def _equation(rows: Observations, columns: FloatArray, names: tuple[str, ...], fit: Fit) -> Equation:
-    design = Design.of(replace(rows, covariates=columns, names=names))
+    design = Design.of(replace(rows, covariates=columns, names=names, configuration=None))
     coefficients = np.array([c.estimate for c in fit.coefficients])
     return of_fit(design, fit.distribution, coefficients, fit.scale, rows.lower.size)
 

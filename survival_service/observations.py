@@ -149,6 +149,8 @@ class Observations:
         n = self.lower.size
         if self.upper.size != n or self.weight.size != n or self.covariates.shape != (n, len(self.names)):
             raise InvalidObservations("duration_upper", "all columns of observations must have one length")
+        if self.configuration is not None and self.configuration.size != n:
+            raise InvalidObservations("configuration", "every row of observations must have a configuration, or none")
         if not (np.isfinite(self.lower).all() and (self.lower >= 0).all()):
             raise InvalidObservations("duration_lower", "duration_lower must be finite and not negative")
         if not ((self.upper >= self.lower).all() and (self.upper > 0).all()):

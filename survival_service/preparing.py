@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from survival_service.covariates import independent_columns
 from survival_service.design import Design
-from survival_service.observations import Observations
+from survival_service.observations import IntArray, Observations
 from survival_service.recession import Recession, recession
 
 
@@ -62,7 +62,7 @@ def prepared(observations: Observations) -> Prepared:
     return Prepared(observations, dropped, design, n, failures)
 
 
-def some(observations: Observations, chosen: NDArray[np.bool_]) -> Observations:
+def some(observations: Observations, chosen: NDArray[np.bool_] | IntArray) -> Observations:
     """Some of the rows of observations."""
     return replace(
         observations,

@@ -117,14 +117,8 @@ def _scattered(data: Observations) -> _Folds:
     dealt = np.empty(cell.size, dtype=np.int64)
     dealt[np.random.default_rng(SEED).permutation(cell.size)] = np.arange(cell.size) % count
     pairs, amount = np.unique(np.column_stack([cell, dealt]), axis=0, return_counts=True)
-    split = replace(
-        data,
-        lower=data.lower[pairs[:, 0]],
-        upper=data.upper[pairs[:, 0]],
-        weight=amount * (data.weight / np.maximum(1, np.rint(data.weight)))[pairs[:, 0]],
-        covariates=data.covariates[pairs[:, 0]],
-        check=None if data.check is None else data.check[pairs[:, 0]],
-    )
+    weight = amount * (data.weight / np.maximum(1, np.rint(data.weight)))[pairs[:, 0]]
+    split = replace(some(data, pairs[:, 0]), weight=weight)
     return _Folds(split, pairs[:, 1], count, "")
 
 
