@@ -18,12 +18,12 @@ freedom, of rows that are independent as the working model.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from survival_service.design import Design, Kind
+from survival_service.design import Design
 from survival_service.distributions import Distribution
 from survival_service.likelihood import Likelihood
 from survival_service.observations import FloatArray, IntArray
@@ -72,7 +72,7 @@ class _OfLikelihood:
         informations = np.zeros((int(cluster.max()) + 1, size, size))
         for g in np.unique(of_rows):
             part = Likelihood(
-                _rows_of(whole.design, np.flatnonzero(of_rows == g)),
+                whole.design.chosen(np.flatnonzero(of_rows == g)),
                 whole.family,
                 scale_fixed=whole.scale_fixed,
                 fixed_scale=whole.fixed_scale,
@@ -258,22 +258,3 @@ def _residual_covariance(
     reach = np.einsum("gij,gj->gi", axes, shares * turned)
     covariance: FloatArray = dispersion * (np.diag(np.sum(shares * turned**2, axis=1)) - reach @ reach.T)
     return covariance
-
-
-def _rows_of(design: Design, chosen: IntArray) -> Design:
-    """Some rows of a design, in their order, on the same scales."""
-    bounds = np.searchsorted(chosen, design.bounds)
-    interval = chosen[bounds[Kind.INTERVAL] : bounds[Kind.INTERVAL + 1]] - design.bounds[Kind.INTERVAL]
-    weight = None if design.weight is None else design.weight[chosen]
-    exact = int(bounds[Kind.EXACT + 1])
-    return replace(
-        design,
-        rows=design.rows[chosen],
-        bounds=tuple(bounds.tolist()),
-        terms=design.terms[:, chosen],
-        half=design.half[interval],
-        weight=weight,
-        total_weight=float(chosen.size if weight is None else weight.sum()),
-        exact_weight=float(exact if weight is None else weight[:exact].sum()),
-        constant=0.0,
-    )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,9 @@ _FEW_CODES = 2**16
 # Rows worked on at a time: what they need stays in a core's own cache.
 _BLOCK = 2**16
 
+_COLUMNS = ("configuration", "sample_index", "lower", "upper", "check")
+_CELL = ("configuration", "lower", "upper", "check")
+
 Cells = tuple[IntArray, IntArray]
 """Distinct rows of (configuration, lower, upper, check), sorted, a column each; and how many samples each counts."""
 
@@ -42,8 +45,8 @@ class CheckedSamples:
 
     Sample `sample_index[i]` of configuration `configuration[i]`, a pair that names it, failed in (lower[i], upper[i]]
     and was found at its check number `check[i]`. An upper end of -1 (`NEVER`) is that of a sample which had not failed
-    at `lower[i]`; one of 0 that of a sample which had failed before any attack and was never at risk. Raises
-    `InvalidObservations`, naming the column.
+    at `lower[i]`; one of 0 that of a sample which had failed before any attack and was never at risk. `greatest` is the
+    greatest entry of each column, -1 of an empty one. Raises `InvalidObservations`, naming the column.
     """
 
     configuration: IntArray
@@ -51,19 +54,20 @@ class CheckedSamples:
     lower: IntArray
     upper: IntArray
     check: IntArray
+    greatest: Mapping[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for column in fields(self):
-            values = getattr(self, column.name)
-            if values.ndim != 1 or values.size != self.sample_index.size or not np.issubdtype(values.dtype, np.integer):
-                raise InvalidObservations(
-                    column.name, f"{column.name} must be {self.sample_index.size} integers in a row"
-                )
-        if not self.sample_index.size:
-            return
-        for name in ("configuration", "sample_index", "lower", "check"):
-            if getattr(self, name).min() < 0:
+        size, greatest = self.sample_index.size, {}
+        for name in _COLUMNS:
+            values = getattr(self, name)
+            if values.ndim != 1 or values.size != size or values.dtype != np.int64:
+                raise InvalidObservations(name, f"{name} must be {size} integers of 64 bits in a row")
+            # Read without their signs negative numbers are the greatest: one look finds them and the greatest entry.
+            looked_at = values if name == "upper" else values.view(np.uint64)
+            greatest[name] = int(looked_at.max()) if size else NEVER
+            if greatest[name] > np.iinfo(np.int64).max:
                 raise InvalidObservations(name, f"{name} must not be negative")
+        object.__setattr__(self, "greatest", greatest)
         if (self.upper[self.upper < self.lower] != NEVER).any():
             raise InvalidObservations("upper", "upper must be at least lower, or -1 for a sample that has not failed")
 
@@ -72,15 +76,14 @@ class CheckedSamples:
 
     def chosen(self, rows: NDArray[np.bool_] | IntArray) -> CheckedSamples:
         """Some of the rows."""
-        return CheckedSamples(*(getattr(self, column.name)[rows] for column in fields(self)))
+        return CheckedSamples(*(getattr(self, name)[rows] for name in _COLUMNS))
 
     def joined(self, other: CheckedSamples) -> CheckedSamples:
         """These rows, then the other's."""
-        pairs = ((getattr(self, column.name), getattr(other, column.name)) for column in fields(self))
-        return CheckedSamples(*(np.concatenate(pair) for pair in pairs))
+        return CheckedSamples(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in _COLUMNS))
 
 
-_NOBODY = CheckedSamples(*(np.empty(0, dtype=np.int64) for _ in fields(CheckedSamples)))
+_NOBODY = CheckedSamples(*(np.empty(0, dtype=np.int64) for _ in _COLUMNS))
 _NO_CELLS: Cells = (np.empty((4, 0), dtype=np.int64), np.empty(0, dtype=np.int64))
 
 
@@ -234,15 +237,16 @@ class CountTable:
         """Note samples as counted; the positions of those that were not before, None for all."""
         if not len(samples):
             return None
-        shape = np.array([samples.configuration.max() + 1, samples.sample_index.max() + 1])
+        shape = np.array([samples.greatest["configuration"] + 1, samples.greatest["sample_index"] + 1])
         self._counted = _grown(self._counted, shape)
         flags = self._counted.reshape(-1)
         before = np.count_nonzero(flags)
-        known = np.empty(len(samples), dtype=bool)
+        known = np.zeros(len(samples), dtype=bool)
         for block in _blocks(len(samples), _BLOCK):
             place = samples.configuration[block] * self._counted.shape[1]
             place += samples.sample_index[block]
-            known[block] = flags[place]
+            if before:
+                known[block] = flags[place]
             flags[place] = True
         known_count = np.count_nonzero(known)
         alone = np.count_nonzero(flags) == before + known.size - known_count
@@ -276,7 +280,7 @@ def _tallied(samples: CheckedSamples) -> Cells:
     """The cells of samples."""
     if not len(samples):
         return _NO_CELLS
-    return _tally((samples.configuration, samples.lower, samples.upper, samples.check), None)
+    return _tally([getattr(samples, name) for name in _CELL], [samples.greatest[name] for name in _CELL], None)
 
 
 def _sum(tables: Sequence[Cells]) -> Cells:
@@ -286,16 +290,17 @@ def _sum(tables: Sequence[Cells]) -> Cells:
         return _NO_CELLS
     if len(tables) == 1:
         return tables[0]
-    return _tally(tuple(np.concatenate([cells for cells, _ in tables], axis=1)), np.concatenate([c for _, c in tables]))
+    cells = np.concatenate([cells for cells, _ in tables], axis=1)
+    return _tally(tuple(cells), cells.max(axis=1).tolist(), np.concatenate([counts for _, counts in tables]))
 
 
-def _tally(columns: Sequence[IntArray], counts: IntArray | None) -> Cells:
+def _tally(columns: Sequence[IntArray], greatest: Sequence[int], counts: IntArray | None) -> Cells:
     """The distinct rows of at least one, sorted by their first column, then the second and so on, and their numbers.
 
     A row becomes one integer, a digit a column, and integers are counted; `counts` says how often each row stands.
     """
     limit = max(_CODES_PER_ROW * columns[0].size, _FEW_CODES)
-    radix = [int(column.max()) + 1 - NEVER for column in columns]
+    radix = [entry + 1 - NEVER for entry in greatest]
     if math.prod(radix[1:]) <= limit:
         columns_of, summed = _counted_in_blocks(columns, radix, counts)
     else:
@@ -331,9 +336,9 @@ def _counted_in_blocks(
     rank = np.cumsum(occurs)
     rank -= 1 + NEVER * used.size
     summed = np.zeros(radix[0] * used.size, dtype=np.int64)
-    for block in _blocks(row_count, max(_BLOCK, summed.size)):
+    for block in _blocks(row_count, max(_BLOCK, 2 * summed.size)):
         code = columns[0][block] * used.size
-        code += rank[place[block]]
+        code += rank.take(place[block], mode="clip")  # nothing is clipped; the other modes look at every index twice
         # Counts are whole and far below 2^53, so their sum as floats is exact.
         found = np.bincount(code, None if counts is None else counts[block], minlength=summed.size)
         summed += found if counts is None else found.astype(np.int64)

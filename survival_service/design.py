@@ -2,21 +2,28 @@
 
 Every row of an accelerated failure model enters through z = gamma log t - x'delta, which is linear in the parameters
 (delta, gamma): column i of `terms` is (-1, -x_i, log t_i), and z is its product with them. Log times and covariates
-are centred and scaled, so that neither the unit of time nor that of a covariate matters.
+are centred and scaled, so that neither the unit of time nor that of a covariate matters. Where rows share their
+covariates, x'delta is found once for all rows that share them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 
 from survival_service.observations import FloatArray, IntArray, Observations
 
-# Rows worked on at a time: what they need stays in a core's own cache.
+# Rows worked on at a time: what they need stays in a core's own cache. Those that share covariates need less of it.
 _BLOCK = 2048
+_SHARING_BLOCK = 8192
+# Configurations for each parameter in a sample of them, so that their covariates can be told apart there.
+_CONFIGURATIONS_PER_TERM = 10
+_GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 # The least eigenvalue of the correlations from which on no column can be a combination of others to working precision.
 _CLEARLY_INDEPENDENT = 1e-6
 
@@ -31,19 +38,32 @@ class Kind(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class SharedTerms:
+    """Terms of rows that share their covariates: column `configuration[i]` of `levels`, (p + 1, configurations), is
+    what row i's has before its log time."""
+
+    configuration: IntArray
+    levels: FloatArray
+
+    @property
+    def level_count(self) -> int:
+        """Configurations."""
+        return int(self.levels.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
 class Design:
     """What a likelihood reads of m rows with p covariates. Made by `Design.of`.
 
     `rows` are the positions of the observations that say something (those censored at 0 do not), in the order used
-    here; `bounds[k]:bounds[k + 1]` are those of `Kind` k. `terms` is (p + 2, m). An interval row stands at its middle;
-    `half` is half its width in standardised log time. `weight` is None where every row weighs 1. Where rows share
-    their covariates, `configuration` says which of the columns of `levels`, (p + 1, configurations), are the first
-    p + 1 entries of a row's term; otherwise both are None.
+    here; `bounds[k]:bounds[k + 1]` are those of `Kind` k. `time` is standardised log time, an interval's at its middle,
+    and `half` half its width there. `weight` is None where every row weighs 1. `source` are the terms, (p + 2, m), or
+    what they are made of where rows share covariates. Not slotted, since terms that were asked for are kept.
     """
 
     rows: IntArray
     bounds: tuple[int, ...]
-    terms: FloatArray
+    time: FloatArray
     half: FloatArray
     weight: FloatArray | None
     total_weight: float
@@ -55,8 +75,7 @@ class Design:
     clearly_independent: bool
     # What the change from standardised log time back to time adds to a log-likelihood, whatever the parameters.
     constant: float
-    configuration: IntArray | None = None
-    levels: FloatArray | None = None
+    source: FloatArray | SharedTerms
 
     @staticmethod
     def of(observations: Observations) -> Design:
@@ -71,7 +90,11 @@ class Design:
             weight = observations.weight if in_order else observations.weight[rows]
         total = float(rows.size if weight is None else weight.sum())
 
-        time = lower.copy()
+        column_count = covariates.shape[1]
+        configuration = observations.configuration if column_count else None
+        terms = np.full((1 if configuration is not None else column_count + 2, rows.size), -1.0)
+        time = terms[-1]
+        time[:] = lower
         left, between = slice(*bounds[Kind.LEFT : Kind.LEFT + 2]), slice(*bounds[Kind.INTERVAL : Kind.INTERVAL + 2])
         time[left] = upper[left]
         np.log(time, out=time)
@@ -86,12 +109,10 @@ class Design:
         spread = float(np.sqrt((time @ time if weight is None else weight @ (time * time)) / total))
         time_scale = spread if spread > 1e-12 * (1.0 + abs(time_mean)) else 1.0
 
-        column_count = covariates.shape[1]
-        terms = np.empty((column_count + 2, rows.size))
-        terms[0] = -1.0
-        np.divide(time, time_scale, out=terms[-1])
+        time /= time_scale
+
         mean, scale, independent = np.empty(0), np.empty(0), True
-        configuration, levels = observations.configuration if column_count else None, None
+        source: FloatArray | SharedTerms = terms
         if column_count:
             if configuration is None:
                 columns = terms[1:-1]
@@ -103,7 +124,7 @@ class Design:
                 first = np.zeros(share.size, dtype=np.int64)
                 first[configuration] = rows
                 levels = np.full((column_count + 1, share.size), -1.0)
-                columns = levels[1:]
+                source, columns = SharedTerms(configuration, levels), levels[1:]
                 mean, gram = _centre(covariates, first, share.astype(np.float64), total, columns)
             scale = np.sqrt(np.diag(gram) / total)
             varies = scale > 1e-9 * (np.abs(mean) + scale)
@@ -111,14 +132,12 @@ class Design:
                 np.linalg.eigvalsh(gram / np.outer(scale, scale) / total)[0] > _CLEARLY_INDEPENDENT
             )
             scale = np.where(scale > 0, scale, 1.0)
-            for block in _blocks(0, columns.shape[1]):
+            for block in _blocks(0, columns.shape[1], _BLOCK):
                 columns[:, block] /= scale[:, None]
-            if configuration is not None:
-                np.take(columns, configuration, axis=1, out=terms[1:-1], mode="clip")
         return Design(
             rows=rows,
             bounds=bounds,
-            terms=terms,
+            time=time,
             half=half / time_scale,
             weight=weight,
             total_weight=total,
@@ -129,8 +148,7 @@ class Design:
             column_scale=scale,
             clearly_independent=independent,
             constant=-exact_sum - exact_weight * float(np.log(time_scale)),
-            configuration=configuration,
-            levels=levels,
+            source=source,
         )
 
     @property
@@ -138,39 +156,82 @@ class Design:
         """Rows that say something."""
         return int(self.rows.size)
 
+    @property
+    def term_size(self) -> int:
+        """Parameters of location and scale: intercept, covariates, gamma."""
+        return 2 + self.column_mean.size
+
+    @cached_property
+    def terms(self) -> FloatArray:
+        """The terms of all rows, (p + 2, m)."""
+        if not isinstance(self.source, SharedTerms):
+            return self.source
+        terms = np.empty((self.term_size, self.row_count))
+        np.take(self.source.levels, self.source.configuration, axis=1, out=terms[:-1], mode="clip")
+        terms[-1] = self.time
+        return terms
+
+    def locations(self, parameters: FloatArray, block: slice) -> FloatArray:
+        """The z of the rows in a block."""
+        if not isinstance(self.source, SharedTerms):
+            z: FloatArray = parameters @ self.source[:, block]
+            return z
+        z = np.take(parameters[:-1] @ self.source.levels, self.source.configuration[block])
+        z += parameters[-1] * self.time[block]
+        return z
+
     def blocks(self) -> Iterator[tuple[Kind, slice]]:
         """All rows in blocks of one kind each."""
+        size = _SHARING_BLOCK if isinstance(self.source, SharedTerms) else _BLOCK
         for kind in Kind:
-            for block in _blocks(self.bounds[kind], self.bounds[kind + 1]):
+            for block in _blocks(self.bounds[kind], self.bounds[kind + 1], size):
                 yield kind, block
 
-    def thinned(self, step: int) -> Design:
-        """Every `step`-th row of each kind, on the same scales: a sample to begin a search with."""
-        chosen = [np.arange(self.bounds[kind], self.bounds[kind + 1], step) for kind in Kind]
-        kept = np.concatenate(chosen)
+    def chosen(self, kept: IntArray) -> Design:
+        """Some rows, by their positions here in rising order, on the same scales."""
+        bounds = np.searchsorted(kept, self.bounds)
+        interval = kept[bounds[Kind.INTERVAL] :] - self.bounds[Kind.INTERVAL]
+        exact = slice(int(bounds[Kind.EXACT + 1]))
         weight = None if self.weight is None else self.weight[kept]
-        exact = chosen[Kind.EXACT]
-        return Design(
+        source: FloatArray | SharedTerms
+        if isinstance(self.source, SharedTerms):
+            source, time = replace(self.source, configuration=self.source.configuration[kept]), self.time[kept]
+        else:
+            source = self.source[:, kept]
+            time = source[-1]
+        exact_weight = float(exact.stop if weight is None else weight[exact].sum())
+        exact_sum = float(time[exact].sum() if weight is None else weight[exact] @ time[exact])
+        return replace(
+            self,
             rows=self.rows[kept],
-            bounds=(0, *np.cumsum([c.size for c in chosen]).tolist()),
-            terms=self.terms[:, kept],
-            half=self.half[chosen[Kind.INTERVAL] - self.bounds[Kind.INTERVAL]],
+            bounds=tuple(bounds.tolist()),
+            time=time,
+            half=self.half[interval],
             weight=weight,
             total_weight=float(kept.size if weight is None else weight.sum()),
-            exact_weight=float(exact.size if weight is None else weight[: exact.size].sum()),
-            time_mean=self.time_mean,
-            time_scale=self.time_scale,
-            column_mean=self.column_mean,
-            column_scale=self.column_scale,
-            clearly_independent=self.clearly_independent,
-            constant=0.0,
+            exact_weight=exact_weight,
+            constant=-exact_sum * self.time_scale - exact_weight * (self.time_mean + float(np.log(self.time_scale))),
+            source=source,
         )
+
+    def thinned(self, step: int) -> Design:
+        """About one row in `step`: a sample to begin a search with.
+
+        Of many configurations it is all rows of one in `step`: where a row stands for many samples that failed alike,
+        leaving rows out moves the maximum much further than leaving out as many samples.
+        """
+        of = self.source
+        if isinstance(of, SharedTerms) and of.level_count >= step * _CONFIGURATIONS_PER_TERM * self.term_size:
+            # By multiples of the golden ratio: spread evenly, and in step with no order that configurations come in.
+            taken = np.arange(of.level_count) * _GOLDEN_RATIO % 1.0 < 1 / step
+            return self.chosen(np.flatnonzero(taken[of.configuration]))
+        return self.chosen(np.concatenate([np.arange(self.bounds[kind], self.bounds[kind + 1], step) for kind in Kind]))
 
     def least_squares(self) -> tuple[FloatArray, float]:
         """Coefficients (intercept first) and residual deviation of a regression of standardised log time."""
-        size = self.terms.shape[0]
+        size = self.term_size
         gram = np.zeros((size, size))
-        for block in _blocks(0, self.row_count):
+        for block in _blocks(0, self.row_count, _BLOCK):
             terms = self.terms[:, block]
             gram += (terms if self.weight is None else terms * self.weight[block]) @ terms.T
         inner, cross = gram[:-1, :-1], gram[:-1, -1]
@@ -191,9 +252,9 @@ def _ordered(lower: FloatArray, upper: FloatArray) -> tuple[IntArray, tuple[int,
     return np.concatenate(parts), (0, *bounds.tolist())
 
 
-def _blocks(begin: int, end: int) -> Iterator[slice]:
-    for at in range(begin, end, _BLOCK):
-        yield slice(at, min(at + _BLOCK, end))
+def _blocks(begin: int, end: int, size: int) -> Iterator[slice]:
+    for at in range(begin, end, size):
+        yield slice(at, min(at + size, end))
 
 
 def _centre(
@@ -203,13 +264,13 @@ def _centre(
     # The mean of values about the first row: exact for a constant column, whatever its size.
     origin = covariates[0 if rows is None else rows[0]]
     size, summed = origin.size, np.zeros(origin.size)
-    for block in _blocks(0, out.shape[1]):
+    for block in _blocks(0, out.shape[1], _BLOCK):
         taken = covariates[block if rows is None else rows[block]]
         np.subtract(origin[:, None], taken.T, out=out[:, block])
         summed += out[:, block].sum(axis=1) if weight is None else out[:, block] @ weight[block]
     shift = summed / total
     gram = np.zeros((size, size))
-    for block in _blocks(0, out.shape[1]):
+    for block in _blocks(0, out.shape[1], _BLOCK):
         part = out[:, block]
         part -= shift[:, None]
         gram += (part if weight is None else part * weight[block]) @ part.T

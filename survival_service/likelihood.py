@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from scipy.linalg.lapack import dposv
 
-from survival_service.design import Design, Kind
+from survival_service.design import Design, Kind, SharedTerms
 from survival_service.distributions import Family
 from survival_service.observations import FloatArray, IntArray, Observations
 
@@ -31,6 +31,8 @@ _HALVING_LIMIT = 40
 # within some root of n / _SAMPLE standard errors, from where two or three steps over all rows are enough.
 _MANY_ROWS = 30_000
 _SAMPLE = 6_000
+# The last step towards the maximum of such a sample promises no more than this, in nats a sample, and leaves far less.
+_NEGLIGIBLE_IN_SAMPLE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +78,14 @@ class Likelihood:
         self.scale_fixed = scale_fixed
         self.fixed_scale = fixed_scale
         self._blocks = tuple(self.design.blocks())
-        width = max((block.stop - block.start for _, block in self._blocks), default=0)
-        self._scratch = np.empty((self.design.terms.shape[0], width))
+        sharing = isinstance(self.design.source, SharedTerms)
+        width = 0 if sharing else max((block.stop - block.start for _, block in self._blocks), default=0)
+        self._scratch = np.empty((self.design.term_size, width))
 
     @property
     def parameter_count(self) -> int:
         """Intercept, covariates and, unless fixed, the scale."""
-        return int(self.design.terms.shape[0]) - self.scale_fixed
+        return self.design.term_size - self.scale_fixed
 
     @property
     def observation_count(self) -> float:
@@ -148,9 +151,8 @@ class Likelihood:
             score[-1] += of.exact_weight / gamma
             hessian[-1, -1] -= of.exact_weight / gamma**2
         # What is summed by configuration, where rows have one: slopes, bends, and what widths add to the bends.
-        by_row = None if of.configuration is None else np.zeros((3, of.row_count))
+        by_row = np.zeros((3, of.row_count)) if isinstance(of.source, SharedTerms) else None
         for kind, block in self._blocks:
-            terms = of.terms[:, block]
             weight = None if of.weight is None else of.weight[block]
             logarithm, slope, bend, wide = self._terms(kind, block, parameters)
             if weight is None:
@@ -159,6 +161,7 @@ class Likelihood:
                 value += float(weight @ logarithm)
                 slope, bend = weight * slope, weight * bend
             if by_row is None:
+                terms = of.terms[:, block]
                 score += terms @ slope
                 bent = np.multiply(terms, bend, out=self._scratch[:, : slope.size])
                 hessian += bent @ terms.T
@@ -213,7 +216,7 @@ class Likelihood:
         self, kind: Kind, block: slice, parameters: FloatArray
     ) -> tuple[FloatArray, FloatArray, FloatArray, tuple[FloatArray, FloatArray, FloatArray] | None]:
         """A row's logarithm and its two derivatives in z; for intervals also those in the half-width: h, mh, hh."""
-        z = parameters @ self.design.terms[:, block]
+        z = self.design.locations(parameters, block)
         match kind:
             case Kind.EXACT:
                 return (*self.family.exact(z), None)
@@ -227,15 +230,14 @@ class Likelihood:
 
 def _add_by_configuration(of: Design, by_row: FloatArray, score: FloatArray, hessian: FloatArray) -> None:
     """Add what every row has in z, slope and bend, and between z and its width: first within a configuration."""
-    assert of.configuration is not None
-    assert of.levels is not None
-    (slope, bend, twist), time, levels = by_row, of.terms[-1], of.levels
-    count = levels.shape[1]
+    assert isinstance(of.source, SharedTerms)
+    (slope, bend, twist), time, configuration, levels = by_row, of.time, of.source.configuration, of.source.levels
+    count = of.source.level_count
     timed = bend * time
-    score[:-1] += levels @ np.bincount(of.configuration, slope, count)
+    score[:-1] += levels @ np.bincount(configuration, slope, count)
     score[-1] += slope @ time
-    hessian[:-1, :-1] += (levels * np.bincount(of.configuration, bend, count)) @ levels.T
-    cross = levels @ np.bincount(of.configuration, timed + twist, count)
+    hessian[:-1, :-1] += (levels * np.bincount(configuration, bend, count)) @ levels.T
+    cross = levels @ np.bincount(configuration, timed + twist, count)
     hessian[-1, :-1] += cross
     hessian[:-1, -1] += cross
     hessian[-1, -1] += timed @ time + 2 * twist @ time
@@ -265,7 +267,7 @@ def _sampled(likelihood: Likelihood) -> FloatArray | None:
     thinned = Likelihood(
         sample, likelihood.family, scale_fixed=likelihood.scale_fixed, fixed_scale=likelihood.fixed_scale
     )
-    near = climb(thinned, thinned.start())
+    near = climb(thinned, thinned.start(), negligible=_NEGLIGIBLE_IN_SAMPLE)
     return near.parameters if near.converged else None
 
 

@@ -65,7 +65,8 @@ class MixtureLikelihood:
         weight = np.ones(design.row_count) if design.weight is None else design.weight
         self._weight = weight[self._right]
         self._terms = design.terms[:, self._right]
-        self._failed = Likelihood(_without_survivors(design), family, scale_fixed=scale_fixed)
+        without_survivors = np.concatenate([np.arange(begin), np.arange(end, design.row_count)])
+        self._failed = Likelihood(design.chosen(without_survivors), family, scale_fixed=scale_fixed)
         self._failed_weight = design.total_weight - float(self._weight.sum())
 
     @property
@@ -225,19 +226,3 @@ def profile_bounds(
     with np.errstate(all="ignore"):
         lower = 0.0 if log_likelihood_without >= floor else float(expit(end(-1.0)))
         return lower, float(expit(end(1.0)))
-
-
-def _without_survivors(design: Design) -> Design:
-    """The same design on the same scales without its right-censored rows."""
-    begin, end = design.bounds[Kind.RIGHT], design.bounds[Kind.RIGHT + 1]
-    kept = np.concatenate([np.arange(begin), np.arange(end, design.row_count)])
-    weight = None if design.weight is None else design.weight[kept]
-    gone = end - begin
-    return replace(
-        design,
-        rows=design.rows[kept],
-        bounds=tuple(bound if bound <= begin else bound - gone for bound in design.bounds),
-        terms=design.terms[:, kept],
-        weight=weight,
-        total_weight=float(kept.size if weight is None else weight.sum()),
-    )

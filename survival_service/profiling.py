@@ -82,7 +82,7 @@ def at_effect(whole: LaidOut, covariate: int, effect: float) -> Conditioned:
 def _position(whole: LaidOut, covariate: int) -> int:
     """Where a likelihood has the effect of a covariate: before it come its intercept and, if it is free, a shape."""
     size = whole.parameter_count + whole.scale_fixed
-    return size - int(whole.design.terms.shape[0]) + 1 + covariate
+    return size - whole.design.term_size + 1 + covariate
 
 
 def median_interval(likelihood: Likelihood, at: FloatArray, estimate: Estimate, level: float) -> Estimate:

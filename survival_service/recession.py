@@ -80,7 +80,7 @@ def recession(design: Design, observation_count: int, *, held: int | None = None
 
 def spread_collapses(design: Design) -> bool:
     """Whether a direction of recession lets gamma rise: one moment for each setting could hold all its failures."""
-    bounds, width = design.bounds, design.terms.shape[0]
+    bounds, width = design.bounds, design.term_size
     exact, right, left, between = (slice(bounds[kind], bounds[kind + 1]) for kind in Kind)
     rows = design.terms.T  # z of a direction is its product with this
     half = np.zeros((between.stop - between.start, width))

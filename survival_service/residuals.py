@@ -134,7 +134,7 @@ class _Model:
             family, inner = shape_family(float(parameters[0])), parameters[1:]
         elif self.shape == "tied":
             family = shape_family(design.time_scale / float(parameters[-1]))
-        z = inner @ design.terms
+        z = design.locations(inner, slice(None))
         between = slice(*design.bounds[Kind.INTERVAL : Kind.INTERVAL + 2])
         half = np.zeros(z.size)
         half[between] = float(inner[-1]) * design.half

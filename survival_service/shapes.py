@@ -48,7 +48,7 @@ class Shaped:
 
     def __init__(self, design: Design) -> None:
         self.design = design
-        self.parameter_count = int(design.terms.shape[0]) + 1
+        self.parameter_count = design.term_size + 1
         self.observation_count = design.total_weight
 
     def __call__(self, parameters: FloatArray) -> tuple[float, FloatArray, FloatArray]:

@@ -154,6 +154,25 @@ def test_sums_by_configuration_are_the_sums_over_rows(distribution: Distribution
     np.testing.assert_allclose(one.row_scores(parameters).sum(axis=0), one(parameters)[1], rtol=1e-10, atol=1e-9)
 
 
+def test_many_configurations_have_the_maximum_of_rows_of_their_own() -> None:
+    """So many cells that the search begins in a sample of the configurations."""
+    generator = np.random.default_rng(3)
+    levels, each = generator.normal(size=(700, 2)), 900
+    configuration = np.repeat(np.arange(700), each)
+    times = np.exp(3.2 + (levels @ [0.4, -0.3])[configuration]) * generator.exponential(size=configuration.size) ** 0.6
+    check = np.minimum(np.ceil(times), 121).astype(np.int64)
+    upper = np.where(check <= 120, check, NEVER)
+    table = CountTable()
+    table.add(CheckedSamples(configuration, np.tile(np.arange(each), 700), check - 1, upper, np.minimum(check, 120)))
+    observations = table.observations(levels, NAMES)
+    assert observations.lower.size > 30_000
+    one, other = (fit(rows, Distribution.WEIBULL) for rows in (observations, replace(observations, configuration=None)))
+    for ours, theirs in zip(one.coefficients, other.coefficients, strict=True):
+        assert ours.estimate == pytest.approx(theirs.estimate, abs=1e-6 * theirs.standard_error)
+        assert ours.standard_error == pytest.approx(theirs.standard_error, rel=1e-6)
+    assert one.log_likelihood == pytest.approx(other.log_likelihood, rel=1e-12)
+
+
 def test_a_group_without_failures_leaves_the_others_their_configurations() -> None:
     held = CheckedSamples(
         np.repeat([40, 41], 30), np.tile(np.arange(30), 2), np.full(60, 12), np.full(60, NEVER), np.full(60, 12)

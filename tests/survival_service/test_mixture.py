@@ -98,6 +98,19 @@ def test_the_profile_has_fallen_by_so_much_at_its_bounds() -> None:
     assert profile_bounds(likelihood, latency, eta, floor, floor)[0] == 0.0
 
 
+def test_rows_that_share_covariates_have_the_likelihood_of_rows_of_their_own(rows: Prepared) -> None:
+    alike = replace(rows.observations, covariates=np.array([0.1, 0.7, 0.2])[[0, 1, 2, 0, 1, 2, 0, 1, 2]][:, None])
+    sharing = replace(alike, configuration=np.tile(np.arange(3), 3))
+    one, other = (_mixture(prepared(data), Distribution.WEIBULL) for data in (sharing, alike))
+    at = np.array([0.3, 0.2, -0.4, 1.3])
+    for found, expected in zip(one(at), other(at), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(one.row_scores(at), other.row_scores(at), atol=1e-12)
+    np.testing.assert_allclose(
+        maximise_mixture(one).parameters, maximise_mixture(other).parameters, rtol=1e-9, atol=1e-9
+    )
+
+
 def test_weights_are_repetitions(rows: Prepared) -> None:
     whole = replace(rows.observations, weight=np.array([1.0, 2.0, 1.0, 3.0, 1.0, 2.0, 1.0, 2.0, 4.0]))
     times = whole.weight.astype(int)
