@@ -255,7 +255,7 @@ class CountTable:
         fresh = np.flatnonzero(~known)
         if alone:
             return fresh
-        # Some come twice within a block.
+        # Some come twice in this batch.
         place = samples.configuration[fresh] * self._counted.shape[1] + samples.sample_index[fresh]
         return fresh[np.sort(np.unique(place, return_index=True)[1])]
 
