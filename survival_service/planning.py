@@ -21,6 +21,10 @@ from survival_service.observations import FloatArray
 DEFAULT_POWER = 0.8
 # With so many checks an attack tells every time but the censored ones, to four digits of the information.
 _ALL_BUT_CONTINUOUS = 20_000
+# Far beyond any attack; without a bound one request could take all of the server's memory.
+_MOST_CHECKS = 1_000_000
+# What the contract's whole numbers and a double both hold exactly.
+_MOST_SAMPLES = 2**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,8 @@ class SamplePlan:
     comparison: ComparisonPlan | None = None
 
 
+# At the ends of the range exponents overflow; what comes of it is refused by what is not finite.
+@np.errstate(over="ignore", invalid="ignore")
 def plan_samples(
     distribution: Distribution,
     *,
@@ -91,6 +97,9 @@ def plan_samples(
         raise InvalidRequest("failure_share", f"failure_share must lie between 0 and 1, not {failure_share:g}")
     if check_count < 2:
         raise InvalidRequest("check_count", "check_count must be at least 2: a single check identifies no curve")
+    if check_count > _MOST_CHECKS:
+        message = f"check_count must be at most {_MOST_CHECKS}, which tells every time as well as more checks would"
+        raise InvalidRequest("check_count", message)
     if not (math.isfinite(interval_factor) and interval_factor > 1):
         raise InvalidRequest("interval_factor", f"interval_factor must be above 1, not {interval_factor:g}")
     if not 0 < level < 1:
@@ -128,11 +137,15 @@ class _Design:
 
     def variance(self, slope: float) -> float:
         """n times the variance of mu + slope * (log sigma - log its value), estimated from n samples."""
-        information = self.information()
-        if self.distribution.scale_fixed:
-            return 1.0 / float(information[0, 0])
-        gradient = np.array([1.0, slope])
-        return float(gradient @ np.linalg.solve(information, gradient))
+        size = 1 if self.distribution.scale_fixed else 2
+        variance = _solved(self.information()[:size, :size], np.array([1.0, slope])[:size])
+        if variance is None:
+            message = (
+                f"with scale {self.sigma:g} and a failure share of {self.failure_share:g} these checks carry no "
+                "information that can be computed; give a scale nearer to 1, or a share nearer to 0.5"
+            )
+            raise InvalidRequest("scale", message)
+        return variance
 
     def information(self, mu: float = 0.0) -> FloatArray:
         """Fisher information of one sample in (mu, log sigma), checked at the moments of the samples with mu = 0."""
@@ -171,7 +184,13 @@ def _compared(design: _Design, wanted: Comparison, level: float) -> ComparisonPl
         joint += by.T @ part @ by
     if design.distribution.scale_fixed:
         joint = joint[:2, :2]
-    variance = float(np.linalg.inv(joint)[1, 1])
+    variance = _solved(joint, np.eye(len(joint))[1])
+    if variance is None:
+        message = (
+            f"time_ratio {wanted.time_ratio:g} is too extreme: {'no' if effect > 0 else 'every'} sample of the second "
+            f"model would fail {'within the budget' if effect > 0 else 'at its first check'}; give one nearer to 1"
+        )
+        raise InvalidRequest("time_ratio", message)
     quantiles = normal_quantile(level) + float(ndtri(wanted.power))
     share, other = design.failure_share, design.share(effect)
     spread = share * (1 - share) + other * (1 - other) / ratio
@@ -179,6 +198,9 @@ def _compared(design: _Design, wanted: Comparison, level: float) -> ComparisonPl
 
     def both(count: float) -> tuple[int, int]:
         # No fewer than one, also where a power below the test's own error asks for none.
+        if not max(1.0, ratio) * count <= _MOST_SAMPLES:
+            message = f"time_ratio {wanted.time_ratio:g} asks for more samples than can be counted; choose another"
+            raise InvalidRequest("time_ratio", message)
         return max(1, math.ceil(count)), max(1, math.ceil(ratio * count))
 
     squared = max(quantiles, 0.0) ** 2
@@ -193,5 +215,21 @@ def _compared(design: _Design, wanted: Comparison, level: float) -> ComparisonPl
     )
 
 
+def _solved(information: FloatArray, gradient: FloatArray) -> float | None:
+    """g' I⁻¹ g, the variance of what has the gradient g; None if the information does not tell it."""
+    try:
+        variance = float(gradient @ np.linalg.solve(information, gradient))
+    except np.linalg.LinAlgError:
+        return None
+    return variance if math.isfinite(variance) and variance > 0 else None
+
+
 def _needed(variance: float, interval_factor: float, level: float) -> int:
-    return max(1, math.ceil(variance * (normal_quantile(level) / math.log(interval_factor)) ** 2))
+    count = variance * (normal_quantile(level) / math.log(interval_factor)) ** 2
+    if not count <= _MOST_SAMPLES:
+        message = (
+            f"an interval of ×/÷ {interval_factor:.12g} asks for more samples than can be counted; give a wider one, "
+            "or a scale nearer to 1"
+        )
+        raise InvalidRequest("interval_factor", message)
+    return max(1, math.ceil(count))

@@ -168,3 +168,28 @@ def test_planned_comparisons_have_the_planned_power(
         noticed += found.lower > 1
     print(f"\n{law.name}: power {noticed / 1000:.3f}, planned {power}")
     assert noticed / 1000 == pytest.approx(power, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("field", "changed"),
+    [
+        ("check_count", {"check_count": 4_000_000_000}),
+        ("interval_factor", {"interval_factor": 1 + 1e-10}),
+        ("interval_factor", {"scale": 1e9}),
+        ("scale", {"failure_share": 1e-305}),
+        ("scale", {"failure_share": 1e-305, "distribution": Distribution.EXPONENTIAL}),
+        ("time_ratio", {"comparison": Comparison(1e300)}),
+        ("time_ratio", {"comparison": Comparison(1e-300)}),
+        ("time_ratio", {"comparison": Comparison(1 + 1e-9)}),
+    ],
+)
+def test_a_wish_beyond_all_numbers_is_refused_by_its_field(field: str, changed: dict[str, Any]) -> None:
+    """Four thousand million checks would take more memory than a server has, and 2^64 samples fit no message."""
+    asked: dict[str, Any] = {
+        "distribution": Distribution.WEIBULL, "scale": 0.6, "failure_share": 0.7, "check_count": 10,
+        "interval_factor": 1.1,
+    }  # fmt: skip
+    asked |= changed
+    with pytest.raises(InvalidRequest, match=r"give|at most|choose") as caught:
+        plan_samples(asked.pop("distribution"), **asked)
+    assert caught.value.field == field
