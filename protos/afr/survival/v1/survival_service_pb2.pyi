@@ -327,7 +327,9 @@ class Fit(_message.Message):
     distribution: Global___Distribution.ValueType
     """The distribution of the times to failure."""
     clock: Global___Clock.ValueType
-    """What the times are counted in."""
+    """What the times are counted in. Unspecified for observations of any origin,
+    unless the options say what they are counted in.
+    """
     status: Global___Fit.Status.ValueType
     """What the data can carry."""
     status_message: _builtins.str
