@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from survival_service.advice import Advice, advice_on
 from survival_service.effects import holm
 from survival_service.fitted_rows import FittedRows, step_curve
 from survival_service.likelihood import Likelihood
@@ -77,33 +78,34 @@ def assumption_checks(fitted: FittedRows) -> tuple[AssumptionCheck, ...]:
         sums = moment_sums(moments, at, -likelihood(at)[2], likelihood.row_scores(at), weight, cluster)
     treatments = [j for j in range(len(data.names)) if _two_groups(data.covariates[:, j])][:TREATMENT_LIMIT]
     checks: list[AssumptionCheck] = []
+    advice = advice_on(found.clock)
     for j, name in enumerate(data.names):
         quantiles = group_quantiles(fitted, j) if j in treatments else None
         test = None if sums is None else single_test(sums, j)
         if test is None or sums is None:
             why = (
-                f"{name} is not tested with fewer than {needed} samples; attack more"
+                f"{advice.setting(name)} is not tested with fewer than {needed} {advice.one}s; {advice.for_samples}"
                 if sums is None
-                else f"these checks do not tell whether {name} changes the spread"
+                else f"these checks do not tell whether {advice.setting(name)} changes the spread"
             )
             checks.append(AssumptionCheck(name, finding=why, quantiles=quantiles))
             continue
         more = "more" if sums.value[j] > 0 else "less"
         checks.append(AssumptionCheck(name, test.statistic, test.p_value, None, more, quantiles))
-    return _adjusted(checks)
+    return _adjusted(checks, advice)
 
 
-def _adjusted(checks: list[AssumptionCheck]) -> tuple[AssumptionCheck, ...]:
+def _adjusted(checks: list[AssumptionCheck], advice: Advice) -> tuple[AssumptionCheck, ...]:
     tested = [i for i, check in enumerate(checks) if check.p_value is not None]
     for i, p_value in zip(tested, holm([checks[i].p_value or 0.0 for i in tested]), strict=True):
         one = checks[i]
         if p_value < ALPHA:
             finding = (
-                f"{one.covariate} does not stretch all times by one factor: where it is larger, log times spread "
-                f"{one.finding}, so its time ratio is an average over early and late failures"
+                f"{advice.setting(one.covariate)} does not stretch all times by one factor: where it is larger, log "
+                f"times spread {one.finding}, so its time ratio is an average over early and late failures"
             )
         else:
-            finding = f"nothing speaks against one factor for {one.covariate}"
+            finding = f"nothing speaks against one factor for {advice.setting(one.covariate)}"
         checks[i] = replace(one, adjusted_p_value=p_value, finding=finding)
     return tuple(checks)
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from survival_service.advice import Advice, advice_on
 from survival_service.design import Design
 from survival_service.distributions import Distribution
 from survival_service.fits import EffectBound, Fit
@@ -29,7 +30,8 @@ def effect_bounds(rows: Prepared, limit: Limit, found: Fit, level: float) -> tup
         falls, rises = bool(limit.recession.least[at]), bool(limit.recession.greatest[at])
         end = None if falls == rises else _end(rows, name, 1 if rises else -1, found, level)
         lower, upper = (end, None) if rises else (None, end)
-        sentence = _sentence(name, end, rises, level, clustered=rows.observations.cluster is not None)
+        clustered = rows.observations.cluster is not None
+        sentence = _sentence(name, end, rises, level, advice_on(found.clock), clustered=clustered)
         bounds.append(EffectBound(name, lower, upper, level, sentence))
     return tuple(bounds)
 
@@ -60,11 +62,12 @@ def _likelihood(design: Design, found: Fit) -> tuple[LaidOut, FloatArray]:
     return plain, plain.start()
 
 
-def _sentence(name: str, end: float | None, rises: bool, level: float, *, clustered: bool) -> str:
+def _sentence(name: str, end: float | None, rises: bool, level: float, advice: Advice, *, clustered: bool) -> str:
+    setting = advice.setting(name)
     if end is None or not math.isfinite(end):
-        return f"nothing failed in a group, so {name} has no estimate, and the data do not bound its effect"
+        return f"nothing failed in a group, so {setting} has no estimate, and the data do not bound its effect"
     return (
-        f"nothing failed in a group, so {name} has no estimate: with {100 * level:g} % confidence it multiplies the "
-        f"time to failure by at {'least' if rises else 'most'} {end:.3g}"
+        f"nothing failed in a group, so {setting} has no estimate: with {100 * level:g} % confidence it multiplies the "
+        f"{advice.time_to_failure} by at {'least' if rises else 'most'} {end:.3g}"
         f"{', rows taken as independent' if clustered else ''}"
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from survival_service.advice import advice_on
+from survival_service.covariates import in_words
 from survival_service.effects import (
     SPLIT_DISTRIBUTIONS,
     Effect,
@@ -22,7 +23,6 @@ from survival_service.estimates import Estimate
 from survival_service.fits import Fit, Status
 from survival_service.fitting import fit, ranked
 from survival_service.jobs import JobFacts
-from survival_service.maxima import tells_apart
 from survival_service.observations import Clock, Observations
 from survival_service.outcome_table import OutcomeTable
 from survival_service.pooling import models_of_rows, pooled
@@ -54,8 +54,8 @@ def effect_report(
         chosen = _fitted(queries, Clock.QUERIES, level)
         free = _fitted(seconds, Clock.SECONDS, level, chosen) if chosen is not None else None
         notes = (
-            f"Nothing failed in a group that {tells_apart(limit.affected)}: its samples are left out here; the fits on "
-            "queries have a bound for its effect.",
+            f"Nothing failed in a group that {advice_on(Clock.QUERIES).tells_apart(limit.affected)}: its samples are "
+            "left out here; the fits on queries have a bound for its effect.",
         )
     split = split_effects(queries, seconds, models, level, on_queries=chosen, on_seconds=free, settings=settings)
     if not split.effects:
@@ -72,15 +72,11 @@ def _fitted(rows: Observations, clock: Clock, level: float, like: Fit | None = N
 
 def setting(name: str, jobs: Sequence[JobFacts]) -> Setting:
     """What the ratio of a covariate of these jobs compares."""
-    if treatment := re.fullmatch(r"(\w+)=(.+) \(against (.+)\)", name):
-        what, level, reference = treatment.groups()
-        return Setting(f"{what} {level} instead of {reference}")
-    if strength := re.fullmatch(r"(.+) \(0 is (.+), 1 is (.+)\)", name):
-        what, least, greatest = strength.groups()
-        return Setting(f"{what} {greatest} instead of {least}")
+    what = in_words(name)
+    if " instead of " in what:
+        return Setting(what)
     if name.startswith("log_"):
-        return Setting(f"{name.removeprefix('log_')} doubled", math.log(2.0))
-    what = name.replace("_", " ")
+        return Setting(f"{what} doubled", math.log(2.0))
     if name == "model_depth":
         values = [float(job.model.removeprefix("resnet")) for job in jobs]
     elif name in ("image_size", "epoch_count"):

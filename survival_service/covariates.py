@@ -21,6 +21,10 @@ _RANK_TOLERANCE = 1e-9
 _CLEARLY_INDEPENDENT = 1e-6
 # Strengths whose effect is a power of time: one unit of the covariate is a factor e in strength.
 _LOGARITHMIC = frozenset({"epsilon", "step_size"})
+# The names made below, as they are read again.
+_TREATMENT = re.compile(r"(\w+)=(.+) \(against (.+)\)")
+_DEFENCE_STRENGTH = re.compile(r"(.+) \(0 is (.+), 1 is (.+)\)")
+_WORDS = {"epoch_count": "training epochs"}
 
 
 def job_covariates(jobs: Sequence[JobFacts]) -> tuple[FloatArray, tuple[str, ...]]:
@@ -47,6 +51,24 @@ def job_covariates(jobs: Sequence[JobFacts]) -> tuple[FloatArray, tuple[str, ...
     varying = {name: values for name, values in columns.items() if len(set(values)) > 1}
     matrix = np.array(list(varying.values()), dtype=float).reshape(len(varying), len(jobs)).T
     return matrix, tuple(varying)
+
+
+def in_words(name: str) -> str:
+    """What a covariate of `job_covariates` compares or measures, in words.
+
+    `attack=fgm (against pgd)` is `attack fgm instead of pgd`, `log_epsilon` is `epsilon`. A name that a fit in the
+    limit gave a covariate, since the level that it was against has left, names the level that it is against now. The
+    words of `cli.settings` are the same.
+    """
+    name, _, others = name.partition(", against ")
+    if treatment := _TREATMENT.fullmatch(name):
+        what, level, reference = treatment.groups()
+        gone = _TREATMENT.fullmatch(others)
+        return f"{what} {level} instead of {gone[2] if gone and gone[1] == what else reference}"
+    if strength := _DEFENCE_STRENGTH.fullmatch(name):
+        what, least, greatest = strength.groups()
+        return f"{what.replace('_', ' ')} {greatest} instead of {least}"
+    return _WORDS.get(name, name.removeprefix("log_").replace("_", " "))
 
 
 def independent_columns(

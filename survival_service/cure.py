@@ -16,6 +16,7 @@ from enum import Enum
 import numpy as np
 from scipy.special import chdtrc, expit, logit, ndtri
 
+from survival_service.advice import Advice, advice_on
 from survival_service.distributions import Distribution
 from survival_service.estimates import (
     DEFAULT_LEVEL,
@@ -149,7 +150,8 @@ def fit_cure(rows: Prepared, plain: Fit, *, level: float = DEFAULT_LEVEL) -> Cur
     blank = CureFit(distribution, CureStatus.NO_FIT, plain.status_message, parameter_count=k)
     if plain.status is not Status.OK or design is None:
         return blank
-    status, message = _status(rows, distribution, k)
+    advice = advice_on(plain.clock)
+    status, message = _status(rows, distribution, k, advice)
     if status is not CureStatus.OK:
         return replace(blank, status=status, status_message=message)
 
@@ -171,12 +173,12 @@ def fit_cure(rows: Prepared, plain: Fit, *, level: float = DEFAULT_LEVEL) -> Cur
             searched,
             status=CureStatus.NOT_IDENTIFIED,
             status_message="a share that never fails cannot be told from a wide spread of the times to failure; "
-            "attack more samples, or longer",
+            f"{advice.for_samples}, or {advice.for_longer}",
             p_value=None,
         )
     caveat, interval, degrees = "", None, None
     if rows.observations.cluster is not None:
-        covariance, degrees, caveat = _clustered(likelihood, found, covariance, rows.observations.cluster)
+        covariance, degrees, caveat = _clustered(likelihood, found, covariance, rows.observations.cluster, advice)
     elif design.row_count <= MOST_PROFILED_ROWS:
         floor = found.log_likelihood - 0.5 * normal_quantile(level) ** 2
         start = float(found.parameters[0])
@@ -186,7 +188,8 @@ def fit_cure(rows: Prepared, plain: Fit, *, level: float = DEFAULT_LEVEL) -> Cur
             searched,
             status=CureStatus.NOT_IDENTIFIED,
             status_message="the share that never fails is too close to 0, or too uncertain, for an interval "
-            f"(its logit has a standard error above {LARGEST_LOGIT_ERROR:g}); attack more samples, or longer",
+            f"(its logit has a standard error above {LARGEST_LOGIT_ERROR:g}); {advice.for_samples}, or "
+            f"{advice.for_longer}",
             p_value=None,
         )
     return replace(
@@ -195,21 +198,21 @@ def fit_cure(rows: Prepared, plain: Fit, *, level: float = DEFAULT_LEVEL) -> Cur
     )
 
 
-def _status(rows: Prepared, distribution: Distribution, parameter_count: int) -> tuple[CureStatus, str]:
+def _status(rows: Prepared, distribution: Distribution, parameter_count: int, advice: Advice) -> tuple[CureStatus, str]:
     """Whether the data can carry one more parameter than the fit without a cured share."""
     needed = FAILURES_PER_PARAMETER * parameter_count
     if rows.failure_count < needed:
         return CureStatus.TOO_FEW_FAILURES, (
             f"{rows.failure_count:g} failures are too few for {parameter_count} parameters, a cured share among them "
-            f"({needed} are needed); attack more samples, or raise epsilon or the number of iterations"
+            f"({needed} are needed); {advice.for_samples}, or {advice.for_failures}"
         )
     data, least = rows.observations, 2 if distribution.scale_fixed else 3
     when = data.upper if data.check is None else data.check
     moments = int(np.unique(when[data.failed]).size)
     if moments < least:
         return CureStatus.NOT_IDENTIFIED, (
-            f"failures were found at {moments} {'check' if moments == 1 else 'checks'} only, and samples that never "
-            f"fail are told from slow ones by at least {least}; attack more gently (a smaller step size or epsilon)"
+            f"failures were found at {moments} {'check' if moments == 1 else 'checks'} only, and {advice.one}s "
+            f"that never fail are told from slow ones by at least {least}; {advice.for_checks_between}"
         )
     return CureStatus.OK, ""
 
@@ -235,7 +238,7 @@ def _without_cured_share(
     return replace(
         searched,
         status=CureStatus.NO_CURED_SHARE,
-        status_message="the data are likeliest if every sample fails in the end",
+        status_message=f"the data are likeliest if every {advice_on(plain.clock).one} fails in the end",
         cured_share=Estimate(0.0, 0.0, upper),
         follow_up=_follow_up(unfailed),
         follow_up_message=_follow_up_message(unfailed, "this fit", plain.clock),
@@ -309,10 +312,10 @@ def _follow_up(unfailed: float) -> FollowUp:
 def _follow_up_message(unfailed: float, by: str, clock: Clock | None) -> str:
     if _follow_up(unfailed) is FollowUp.SUFFICIENT:
         return ""
-    further = "epsilon" if clock is Clock.DISTANCE else "the number of iterations"
+    advice = advice_on(clock)
     return (
-        f"by {by}, {100 * unfailed:.0f} % of the samples that can fail had not when the attack ended, so the share "
-        f"that never fails leans on the shape of the distribution; raise {further}"
+        f"by {by}, {100 * unfailed:.0f} % of the {advice.one}s that can fail had not {advice.end}, so the share that "
+        f"never fails leans on the shape of the distribution; {advice.for_longer}"
     )
 
 
@@ -325,7 +328,7 @@ def _unidentified(found: Maximum, covariance: FloatArray, distribution: Distribu
 
 
 def _clustered(
-    likelihood: MixtureLikelihood, found: Maximum, bread: FloatArray, cluster: IntArray
+    likelihood: MixtureLikelihood, found: Maximum, bread: FloatArray, cluster: IntArray, advice: Advice
 ) -> tuple[FloatArray, int | None, str]:
     """The sandwich over clusters (Huber 1967), the degrees of freedom of its intervals, and what to know of it.
 
@@ -333,12 +336,14 @@ def _clustered(
     """
     groups, index = np.unique(cluster[likelihood.design.rows], return_inverse=True)
     if groups.size < CLUSTERS_PER_PARAMETER * likelihood.parameter_count + 1:
-        caveat = f"its rows lie in {groups.size} clusters, too few for clustered errors"
+        caveat = f"its rows lie in {groups.size} {advice.cluster}s, too few for clustered errors"
         return bread, None, f", but {caveat}: its intervals take the rows as independent and may be much too narrow"
     of_rows = likelihood.row_scores(found.parameters)
     scores = np.array([np.bincount(index.ravel(), column, groups.size) for column in of_rows.T])
     sandwich: FloatArray = bread @ (scores @ scores.T) @ bread * (groups.size / (groups.size - 1))
-    few = f", but its intervals rest on {groups.size} clusters and tend to be too narrow; attack more samples"
+    few = (
+        f", but its intervals rest on {groups.size} {advice.cluster}s and tend to be too narrow; {advice.for_clusters}"
+    )
     return sandwich, groups.size - 1, few if groups.size < FEW_CLUSTERS else ""
 
 

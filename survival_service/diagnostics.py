@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from survival_service.advice import advice_on
 from survival_service.assumptions import ALPHA, AssumptionCheck, assumption_checks
 from survival_service.brier import brier_scores
 from survival_service.calibration import Calibration, CalibrationCurve, calibration, shared_time
@@ -174,7 +175,8 @@ def _assumption_finding(
     if spread is None:
         return "No fit with a free scale has numbers, so it cannot be checked."
     tested = [check for check in checks if check.adjusted_p_value is not None]
-    broken = [check.covariate for check in tested if (check.adjusted_p_value or 0.0) < ALPHA]
+    setting = advice_on(best.found.clock).setting
+    broken = [setting(check.covariate) for check in tested if (check.adjusted_p_value or 0.0) < ALPHA]
     if not tested:
         return "It could not be tested for any covariate."
     if broken:
@@ -197,7 +199,7 @@ def _independent(fitted: FittedRows) -> float:
 
 
 def _notes(best: FittedRows, left_out: int) -> tuple[str, ...]:
-    notes = []
+    notes, cluster = [], advice_on(best.found.clock).cluster
     if np.ptp(best.mu) <= 1e-9:
         notes.append(
             "All samples have the same prediction, so calibration is how far the predicted share is from the "
@@ -205,8 +207,8 @@ def _notes(best: FittedRows, left_out: int) -> tuple[str, ...]:
         )
     if best.data.cluster is not None:
         notes.append(
-            "The tests of residuals and of spread allow for rows that belong together, such as those of one image in "
-            "several jobs; likelihood-ratio tests of nested distributions do not, and have no p-values here."
+            f"The tests of residuals and of spread allow for rows that belong together, those of one {cluster}; "
+            "likelihood-ratio tests of nested distributions do not, and have no p-values here."
         )
     if left_out:
         notes.append(f"{left_out} of the fits leave other samples out and cannot stand beside the others.")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from survival_service.advice import Advice, advice_on
 from survival_service.bounding import effect_bounds
 from survival_service.criteria import criteria, ranked
 from survival_service.design import Design
@@ -18,7 +19,7 @@ from survival_service.distributions import Distribution
 from survival_service.estimates import DEFAULT_LEVEL, log_interval
 from survival_service.fits import INTERCEPT, USABLE, Coefficient, EffectBound, Fit, Status
 from survival_service.likelihood import Likelihood, Maximum, maximise
-from survival_service.maxima import doubtful, inverse_information, tells_apart, trouble
+from survival_service.maxima import doubtful, inverse_information, trouble
 from survival_service.metrics import concordance
 from survival_service.observations import Clock, FloatArray, IntArray, Observations
 from survival_service.predictions import FittedTime, ShapedTime
@@ -107,15 +108,14 @@ def fit(
     if doubtful(maximum, covariance, len(data.names), scale_fixed=plain.scale_fixed):
         if rows.limit is not None and not rows.limit.recession.at_zero:
             return _limiting(blank, rows, level)
-        status, message = trouble(rows, maximum, covariance, scale_fixed=plain.scale_fixed)
+        status, message = trouble(rows, maximum, covariance, advice_on(clock), scale_fixed=plain.scale_fixed)
     if status is not Status.OK or covariance is None:
         return _without_numbers(blank, status, message, data, level)
     found = _Found(maximum, covariance, None, lambda: likelihood.row_scores(maximum.parameters))
     if distribution.with_shape:
-        shaped = _shaped(rows.design, distribution)
-        if isinstance(shaped, str):
-            unidentified = Status.NOT_IDENTIFIED if shaped != _NO_SHAPE_FOUND else Status.NOT_CONVERGED
-            return _without_numbers(blank, unidentified, shaped, data, level)
+        shaped = _shaped(rows.design, distribution, advice_on(clock))
+        if not isinstance(shaped, _Found):
+            return _without_numbers(blank, *shaped, data, level)
         found = shaped
     return _filled(blank, found, rows, level)
 
@@ -220,11 +220,11 @@ def _limiting(blank: Fit, rows: Prepared, level: float) -> Fit:
     inner = fit(limit.rows, blank.distribution, clock=blank.clock, level=level)
     if not inner.has_numbers:
         return _without_numbers(blank, inner.status, inner.status_message, rows.observations, level)
-    several = len(limit.affected) > 1
+    several, advice = len(limit.affected) > 1, advice_on(blank.clock)
     message = (
-        f"nothing failed in a group that {tells_apart(limit.affected)}, so {'their' if several else 'its'} "
+        f"nothing failed in a group that {advice.tells_apart(limit.affected)}, so {'their' if several else 'its'} "
         f"effect{'s have' if several else ' has'} a bound instead of an estimate, and the other numbers are those of "
-        f"the other samples{inner.status_message.removeprefix(USABLE)}; attack that group harder or longer"
+        f"the other {advice.one}s{inner.status_message.removeprefix(USABLE)}; {advice.for_failures_of_group}"
     )
     value, k = inner.log_likelihood, blank.parameter_count
     return replace(
@@ -244,26 +244,22 @@ def _limiting(blank: Fit, rows: Prepared, level: float) -> Fit:
     )
 
 
-_NO_SHAPE_FOUND = "no maximum was found with a shape; attack more samples, or fit a Weibull or log-normal distribution"
-
-
-def _shaped(design: Design, distribution: Distribution) -> _Found | str:
+def _shaped(design: Design, distribution: Distribution, advice: Advice) -> _Found | tuple[Status, str]:
     """The maximum of a distribution with a shape, or why there is none."""
-    shaped = find_shape(design, distribution)
+    shaped, simpler = find_shape(design, distribution), "or fit a Weibull or log-normal distribution"
     if shaped is None:
-        return (
-            "the likelihood rises to the end of the range of shapes, so no shape is found; attack more samples, or fit "
-            "a Weibull or log-normal distribution"
+        return Status.NOT_IDENTIFIED, (
+            "the likelihood rises to the end of the range of shapes, so no shape is found; "
+            f"{advice.for_samples}, {simpler}"
         )
     maximum, covariance = shaped.maximum, inverse_information(shaped.maximum.information)
     free = distribution is Distribution.GENERALIZED_GAMMA
     if covariance is None or (free and covariance[-1, -1] > LARGEST_SHAPE_ERROR**2):
-        return (
-            "the shape is not identified; attack more samples, check more often, or fit a Weibull or log-normal "
-            "distribution"
+        return Status.NOT_IDENTIFIED, (
+            f"the shape is not identified; {advice.for_samples}, {advice.for_checks_between}, {simpler}"
         )
     if not maximum.converged:
-        return _NO_SHAPE_FOUND
+        return Status.NOT_CONVERGED, f"no maximum was found with a shape; {advice.for_samples}, {simpler}"
 
     def row_scores() -> FloatArray:
         if not free:
@@ -273,7 +269,9 @@ def _shaped(design: Design, distribution: Distribution) -> _Found | str:
     return _Found(maximum, covariance, shaped.shape, row_scores)
 
 
-def _clustered(found: _Found, rows: IntArray, cluster: IntArray, total: float) -> tuple[FloatArray, int | None, str]:
+def _clustered(
+    found: _Found, rows: IntArray, cluster: IntArray, total: float, advice: Advice
+) -> tuple[FloatArray, int | None, str]:
     """The sandwich over clusters, the degrees of freedom of its intervals, and what to know of it.
 
     Where there are too few clusters to estimate one it is the inverse information, and the last entry says so.
@@ -287,17 +285,17 @@ def _clustered(found: _Found, rows: IntArray, cluster: IntArray, total: float) -
         return (
             bread,
             None,
-            f", but its rows lie in {groups.size} {'cluster' if groups.size == 1 else 'clusters'}, too few for "
+            f", but its rows lie in {groups.size} {advice.cluster}{'' if groups.size == 1 else 's'}, too few for "
             f"clustered errors of {k} parameters ({needed} are needed): its intervals take "
-            "the rows as independent and may be much too narrow; attack more samples",
+            f"the rows as independent and may be much too narrow; {advice.for_clusters}",
         )
     scores = np.array([np.bincount(index.ravel(), column, groups.size) for column in found.row_scores().T])
     sandwich = bread @ (scores @ scores.T) @ bread * (groups.size / (groups.size - 1))
     caveat = ""
     if groups.size < FEW_CLUSTERS:
         caveat = (
-            f", but its intervals rest on {groups.size} clusters, and those from fewer than {FEW_CLUSTERS} tend to be "
-            "too narrow; attack more samples"
+            f", but its intervals rest on {groups.size} {advice.cluster}s, and those from fewer than {FEW_CLUSTERS} "
+            f"tend to be too narrow; {advice.for_clusters}"
         )
     return sandwich, groups.size - 1, caveat
 
@@ -309,7 +307,9 @@ def _filled(blank: Fit, found: _Found, rows: Prepared, level: float) -> Fit:
         raise ValueError("without a failure there is no fit")
     standard, freedom, caveat = found.covariance, None, ""
     if data.cluster is not None:
-        standard, freedom, caveat = _clustered(found, design.rows, data.cluster, design.total_weight)
+        standard, freedom, caveat = _clustered(
+            found, design.rows, data.cluster, design.total_weight, advice_on(blank.clock)
+        )
     family = Distribution.LOG_NORMAL.family  # the change of scale is the same for every family
     scales = Likelihood(design, family, scale_fixed=distribution.scale_fixed)
     size = 2 + len(data.names)

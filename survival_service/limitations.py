@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from survival_service.accuracies import clean_pass_told
+from survival_service.advice import advice_on
 from survival_service.fitting import USABLE, Fit, Status
 from survival_service.jobs import JobFacts
 from survival_service.observations import Clock
@@ -224,12 +225,14 @@ def _of_fits(fits: Sequence[tuple[Clock, tuple[Fit, ...]]]) -> Iterator[str]:
 def left_out(dropped: Sequence[str]) -> Iterator[str]:
     """One sentence a reason for the covariates left out of a fit, of which `dropped` has a sentence each."""
     of_reason: dict[tuple[str, str], list[str]] = {}
+    setting = advice_on(Clock.QUERIES).setting
     for sentence in dropped:
         # Names may hold " is ", so each reason is found by its whole wording.
         verbs = (" cannot be told apart from ", " is the same in every ")
         verb = next((one for one in verbs if one in sentence), "")
         name, _, reason = sentence.partition(verb) if verb else (sentence, "", "")
-        of_reason.setdefault((verb, reason), []).append(name)
+        others = " and ".join(map(setting, reason.split(" and "))) if "apart" in verb else reason
+        of_reason.setdefault((verb, others), []).append(setting(name))
     for (verb, reason), names in of_reason.items():
         several = len(names) > 1
         listed = f"{', '.join(names[:-1])} and {names[-1]}" if several else names[0]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotri
 
+from survival_service.advice import Advice
 from survival_service.fits import Status
 from survival_service.likelihood import Maximum
 from survival_service.observations import FloatArray
@@ -47,37 +47,34 @@ def doubtful(maximum: Maximum, covariance: FloatArray | None, column_count: int,
 
 
 def trouble(
-    rows: Prepared, maximum: Maximum, covariance: FloatArray | None, *, scale_fixed: bool
+    rows: Prepared, maximum: Maximum, covariance: FloatArray | None, advice: Advice, *, scale_fixed: bool
 ) -> tuple[Status, str]:
     """Why a doubtful maximum cannot be used, in a sentence; OK if it can."""
     names, unidentified = rows.observations.names, Status.NOT_IDENTIFIED
+    fewer = f", or {advice.for_fewer_effects}" if names else ""
     if rows.limit is not None:
         return unidentified, (
-            f"every failure of a group that {tells_apart(rows.limit.affected)} came at its first check, so nothing "
-            "tells how soon it fails; attack it more gently (a smaller epsilon or step size)"
+            f"every failure of a group that {advice.tells_apart(rows.limit.affected)} came at its first check, so "
+            f"nothing tells how soon it fails; there, {advice.for_earlier_checks}"
         )
     if not scale_fixed and rows.design is not None and spread_collapses(rows.design):
         return unidentified, (
-            "one moment could hold all failures of each setting, so nothing tells how they spread; attack more gently "
-            "(a smaller step size or epsilon) so that failures spread over several checks"
+            "one moment could hold all failures of each setting, so nothing tells how they spread; "
+            f"{advice.for_checks_between}"
         )
     if covariance is not None and math.isfinite(maximum.log_likelihood):
         errors = np.sqrt(np.diag(covariance))
         if not scale_fixed and errors[-1] > LARGEST_LOG_SCALE_ERROR * maximum.parameters[-1]:
             return unidentified, (
-                "the spread of the times to failure is not identified; attack more samples, or check more often"
+                f"the spread of the times to failure is not identified; {advice.for_samples}, or "
+                f"{advice.for_checks_between}"
             )
         worst = 1 + int(np.argmax(errors[1 : len(names) + 1])) if names else 0
         if errors[worst] > LARGEST_STANDARDISED_ERROR:
-            which = f"the effect of {names[worst - 1]}" if names else "the median"
-            return unidentified, f"{which} is not identified; pool groups, or attack more samples"
+            which = f"the effect of {advice.setting(names[worst - 1])}" if names else "the median"
+            return unidentified, f"{which} is not identified; {advice.for_samples}{fewer}"
         if maximum.converged:
             return Status.OK, ""
     return Status.NOT_CONVERGED, (
-        f"no maximum was found in {maximum.iteration_count} iterations; attack more samples, or fit fewer covariates"
+        f"no maximum was found in {maximum.iteration_count} iterations; {advice.for_samples}{fewer}"
     )
-
-
-def tells_apart(names: Sequence[str]) -> str:
-    """That these covariates tell a group apart, as a clause."""
-    return f"{' and '.join(names)} {'tells' if len(names) == 1 else 'tell'} apart"

@@ -52,7 +52,7 @@ def nesting_tests(fits: Sequence[Fit], rows: Prepared) -> tuple[NestingTest, ...
     """The tests of all nested pairs, in the order of `PAIRS`."""
     known = {one.distribution: one for one in fits}
     clustered = rows.observations.cluster is not None
-    observations = rows.observations
+    observations, clock = rows.observations, fits[0].clock if fits else None
     cells = merged(observations) if observations.lower.size <= MERGED_LIMIT else observations
     laid_out: Prepared | None = None
 
@@ -61,7 +61,7 @@ def nesting_tests(fits: Sequence[Fit], rows: Prepared) -> tuple[NestingTest, ...
         few = cells.lower.size <= CELL_LIMIT and distribution is not Distribution.GAMMA
         if distribution not in known and (few or not distribution.with_shape):
             laid_out = laid_out or prepared(cells)
-            known[distribution] = fit(laid_out, distribution)
+            known[distribution] = fit(laid_out, distribution, clock=clock)
         return known.get(distribution)
 
     return tuple(_test(of(narrow), of(wide), narrow, wide, clustered=clustered) for narrow, wide in PAIRS)

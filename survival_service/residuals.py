@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from survival_service.advice import advice_on
 from survival_service.design import Kind
 from survival_service.fitted_rows import FittedRows
 from survival_service.likelihood import Likelihood
@@ -90,7 +91,8 @@ def residual_test(fitted: FittedRows) -> MomentTest | str:
     independent = design.total_weight if cluster is None else float(np.unique(cluster).size)
     needed = _ROWS_PER_TERM * (_ORDERS + model.information.shape[0])
     if independent < needed:
-        return f"the residuals are not tested with fewer than {needed} samples; attack more"
+        advice = advice_on(fitted.found.clock)
+        return f"the residuals are not tested with fewer than {needed} {advice.one}s; {advice.for_samples}"
     weight = np.ones(design.row_count) if design.weight is None else design.weight
     sums = moment_sums(model.moments, model.parameters, model.information, model.scores, weight, cluster)
     test = None if sums is None else joint_test(sums)

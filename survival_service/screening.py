@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
+from survival_service.advice import advice_on
 from survival_service.distributions import Distribution
 from survival_service.estimates import Estimate, effective_trials, share_upper_bound, wilson
 from survival_service.fits import Status
@@ -16,70 +16,28 @@ from survival_service.observations import Clock, Observations
 FAILURES_PER_PARAMETER = 2
 
 
-@dataclass(frozen=True, slots=True)
-class _Advice:
-    """What to do about data that carry no fit, each the end of a sentence: by what the times are."""
-
-    for_failures: str
-    for_earlier_checks: str
-    for_more_checks: str
-    for_checks_between: str
-    for_samples: str
-
-
-_OF_ATTACKS = _Advice(
-    for_failures="raise epsilon or the number of iterations",
-    for_earlier_checks="attack more gently (a smaller epsilon or step size), with an attack that is checked several "
-    "times, such as pgd",
-    for_more_checks="use an attack that is checked several times, such as pgd, or raise its iterations",
-    for_checks_between="attack more gently (a smaller step size or epsilon) so that failures spread over several "
-    "checks",
-    for_samples="attack more samples",
-)
-_OF_DISTANCES = _Advice(
-    for_failures="try larger epsilons",
-    for_earlier_checks="try smaller epsilons too",
-    for_more_checks="try several epsilons",
-    for_checks_between="try epsilons between them",
-    for_samples="attack more samples",
-)
-_OF_ANY_ORIGIN = _Advice(
-    for_failures="observe for longer",
-    for_earlier_checks="look earlier and more often",
-    for_more_checks="look more often than once",
-    for_checks_between="look more often",
-    for_samples="observe more",
-)
-
-
-def _advice(clock: Clock | None) -> _Advice:
-    if clock is None:
-        return _OF_ANY_ORIGIN
-    return _OF_DISTANCES if clock is Clock.DISTANCE else _OF_ATTACKS
-
-
 def screened(
     data: Observations, distribution: Distribution, parameter_count: int, clock: Clock | None
 ) -> tuple[Status, str]:
     """What the data can carry, and if that is no fit what to do about it. Sees nothing that depends on covariates."""
-    failures, advice = data.failure_count, _advice(clock)
+    failures, advice = data.failure_count, advice_on(clock)
     if data.observation_count == 0:
-        return Status.NO_SAMPLE, (
-            "no sample is known to have been at risk: there is none, or only such as the model misclassified before "
-            "the attack; attack more samples, or train it longer"
-        )
+        return Status.NO_SAMPLE, advice.nobody_at_risk
     if failures == 0:
-        return Status.NO_FAILURE, f"no sample failed, so there is no failure rate to fit; {advice.for_failures}"
+        return Status.NO_FAILURE, f"no {advice.one} failed, so there is no failure rate to fit; {advice.for_failures}"
     if not (data.lower > 0).any():
         # The sooner, the likelier: the supremum is at time zero.
         once = _checked_once(data)
         status = Status.SINGLE_CHECK if once and not distribution.scale_fixed else Status.ONE_INTERVAL
-        what = "every sample was checked once, and failed then" if once else "every failure came at the first check"
+        what = (
+            f"every {advice.one} was checked once, and failed then" if once else "every failure came at the first check"
+        )
         return status, f"{what}, so nothing tells how soon they fail; {advice.for_earlier_checks}"
     if not distribution.scale_fixed:
         if _checked_once(data):
             return Status.SINGLE_CHECK, (
-                f"every sample was checked once, which gives a failure share but no curve; {advice.for_more_checks}"
+                f"every {advice.one} was checked once, which gives a failure share but no curve; "
+                f"{advice.for_more_checks}"
             )
         if _one_interval(data):
             return Status.ONE_INTERVAL, (

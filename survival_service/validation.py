@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from survival_service.advice import Advice, advice_on
 from survival_service.brier import brier_scores
 from survival_service.covariates import independent_columns
 from survival_service.distributions import Distribution
@@ -71,15 +72,16 @@ def cross_validation(fits: Sequence[Fit], rows: Prepared, configuration: IntArra
         return CrossValidation(
             finding=f"no cross-validation with more than {SAMPLE_LIMIT:,} samples: fits hardly depend on any of them"
         )
-    folds = _folds(rows.observations, configuration)
+    advice = advice_on(fits[0].clock if fits else None)
+    folds = _folds(rows.observations, configuration, advice)
     if folds is None:
-        return CrossValidation(finding="there are too few samples to set some aside; attack more")
+        return CrossValidation(finding=f"there are too few {advice.one}s to set some aside; {advice.for_samples}")
     known = [one for one in fits if one.has_numbers]
     results = tuple(_validated(one, folds) for one in known)
     return CrossValidation(folds.count, results, folds.finding)
 
 
-def _folds(data: Observations, configuration: IntArray | None) -> _Folds | None:
+def _folds(data: Observations, configuration: IntArray | None, advice: Advice) -> _Folds | None:
     why = ""
     if configuration is not None and np.unique(configuration).size > 1:
         fold, count = _grouped(configuration)
@@ -88,11 +90,11 @@ def _folds(data: Observations, configuration: IntArray | None) -> _Folds | None:
         why = ", for some setting occurs in one fold of configurations only, and a fit cannot predict what it never saw"
     if data.cluster is not None:
         fold, count = _grouped(data.cluster)
-        made = _Folds(data, fold, count, f"{count} folds of images, all rows of one together{why}")
+        made = _Folds(data, fold, count, f"{count} folds of {advice.cluster}s, all rows of one together{why}")
     else:
         made = _scattered(data)
         why = why or (": there is one configuration" if configuration is not None else ": nothing groups the rows")
-        made = replace(made, finding=f"{made.count} folds of samples{why}")
+        made = replace(made, finding=f"{made.count} folds of {advice.one}s{why}")
     return made if made.count > 1 else None
 
 
@@ -136,7 +138,7 @@ def _validated(found: Fit, folds: _Folds) -> ValidationResult:
     mu, sigma, value = np.empty(data.lower.size), np.empty(data.lower.size), 0.0
     for k in range(folds.count):
         held = folds.fold == k
-        trained = fit(prepared(some(data, ~held)), distribution, start=found)
+        trained = fit(prepared(some(data, ~held)), distribution, clock=found.clock, start=found)
         if trained.status is not Status.OK:
             return ValidationResult(
                 distribution, finding=f"not cross-validated: without fold {k + 1}, {trained.status_message}"

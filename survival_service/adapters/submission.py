@@ -29,6 +29,8 @@ class Submission:
 
     def __init__(self) -> None:
         self._options: ReportOptions | None = None
+        # Observations are counted in whatever their client says, and in nothing known if it says nothing.
+        self._clock: Clock | None = None
         # Outcomes of different weights, data or specifications count samples each from 0.
         self._tables: dict[tuple[str, str, str], OutcomeTable] = {}
         self._batches: list[pb.ObservationBatch] = []
@@ -41,6 +43,7 @@ class Submission:
             if content != "options":
                 raise InvalidRequest("options", "the first message must have options; they may be empty")
             self._options = wire.report_options(request.options)
+            self._clock = self._options.clock if request.options.clock else None
             return
         match content:
             case "outcome_batch":
@@ -81,7 +84,7 @@ class Submission:
             rows = wire.observations(self._batches)
         except InvalidRequest as error:
             raise InvalidObservations(f"observation_batch.{error.field}", str(error)) from error
-        return fit_observations(rows, self._options, clock=self._options.clock)
+        return fit_observations(rows, self._options, clock=self._clock)
 
     def _add_rows(self, count: int, field: str) -> None:
         self._row_count += count

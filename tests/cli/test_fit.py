@@ -170,7 +170,7 @@ def test_data_that_carry_no_number_get_a_status_and_exit_with_0(afrctl: Any, sur
         assert fit["coefficients"] == []
     shown = afrctl("fit", path, "--survival-address", survival_server).stdout
     assert "3 observations, 0 failures" in shown
-    assert "Weibull, log-normal, log-logistic, exponential: no sample failed" in shown
+    assert "Weibull, log-normal, log-logistic, exponential: no observation failed" in shown
 
 
 def test_a_group_without_failures_and_fits_with_a_shape_are_shown(afrctl: Any, survival_server: str) -> None:

@@ -32,7 +32,7 @@ def effects_of(jobs: list[tuple[JobFacts, OutcomeTable]]) -> EffectReport:
         ("model_depth", "34 layers instead of 18", 16.0),
         ("log_epsilon", "epsilon doubled", math.log(2)),
         ("max_iterations", "max iterations 40 instead of 10", 30.0),
-        ("epoch_count", "epoch count 6 instead of 2", 4.0),
+        ("epoch_count", "training epochs 6 instead of 2", 4.0),
         ("attack=fgm (against pgd)", "attack fgm instead of pgd", 1.0),
         ("jpeg quality (0 is 10, 1 is 90)", "jpeg quality 90 instead of 10", 1.0),
     ],

@@ -149,7 +149,7 @@ def test_a_budget_a_hundred_times_as_large_leaves_the_cured_share_alone() -> Non
     for budget in (1, 3, 10, 30, 100):
         observations = checked(0.3, count=4000, check_count=20 * budget, budget=float(budget), seed=budget)
         rows = prepared(observations)
-        plain = fit(rows, Distribution.WEIBULL)
+        plain = fit(rows, Distribution.WEIBULL, clock=Clock.QUERIES)
         fits[budget], expected[budget] = fit_cure(rows, plain), plain.expected.value or 0.0
     assert expected[100] > 20 * expected[1]
     assert expected[100] > 3 * expected[10]
@@ -284,7 +284,7 @@ def test_the_band_of_the_curve_ends_like_the_share_of_survivors() -> None:
 
 
 STATUSES: dict[str, tuple[Observations, CureStatus, str]] = {
-    "nothing failed": (Observations.of([3.0], [np.inf], [50.0]), CureStatus.NO_FIT, "no sample failed"),
+    "nothing failed": (Observations.of([3.0], [np.inf], [50.0]), CureStatus.NO_FIT, "no observation failed"),
     "one check": (Observations.of([0.0, 3.0], [3.0, np.inf], [30.0, 20.0]), CureStatus.NO_FIT, "checked once"),
     "two checks": (
         Observations.of([0.0, 1.0, 2.0], [1.0, 2.0, np.inf], [30.0, 20.0, 10.0]),
@@ -354,7 +354,7 @@ def test_on_the_clock_of_distance_a_short_attack_is_one_with_a_small_epsilon() -
     rows = prepared(checked(0.3, budget=1.0))
     found = [fit_cure(rows, fit(rows, Distribution.WEIBULL, clock=clock)) for clock in (Clock.DISTANCE, Clock.QUERIES)]
     assert [one.follow_up_message.rpartition("; ")[2] for one in found] == [
-        "raise epsilon",
+        "try larger epsilons",
         "raise the number of iterations",
     ]
 

@@ -15,7 +15,7 @@ def test_covariates_left_out_for_one_reason_are_one_sentence() -> None:
         "f cannot be told apart from a and g",
     )
     assert list(left_out(dropped)) == [
-        "left out of the fits: tv (0 is 1, 1 is 2) and b are the same in every observation",
+        "left out of the fits: 'tv 2 instead of 1' and b are the same in every observation",
         "left out of the fits: c, d and e cannot be told apart from a",
         "left out of the fits: f cannot be told apart from a and g",
     ]

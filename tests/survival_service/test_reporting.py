@@ -289,7 +289,7 @@ def test_too_few_images_for_clustered_errors_are_named(job: Job, simulated_check
         for i, e in enumerate((0.1, 0.2, 0.3))
     ]
     report = make_report(jobs, ReportOptions())
-    assert any("4 clusters" in sentence and "too few" in sentence for sentence in report.limitations)
+    assert any("4 images" in sentence and "too few" in sentence for sentence in report.limitations)
 
 
 def test_attacks_on_unlike_devices_are_named(job: Job, simulated_checks: Checks) -> None:

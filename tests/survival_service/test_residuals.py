@@ -109,7 +109,7 @@ def test_two_equal_rows_in_a_cluster_are_no_more_evidence_than_one() -> None:
 
 
 def test_few_samples_are_not_tested() -> None:
-    assert "attack more" in str(residual_test(fitted(simulated(15, 5, "exact"), Distribution.WEIBULL)))
+    assert "gather more observations" in str(residual_test(fitted(simulated(15, 5, "exact"), Distribution.WEIBULL)))
 
 
 @pytest.mark.slow

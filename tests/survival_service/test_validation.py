@@ -8,7 +8,7 @@ import pytest
 from survival_service import validation
 from survival_service.distributions import Distribution
 from survival_service.fitting import fit, prepared
-from survival_service.observations import IntArray, Observations
+from survival_service.observations import Clock, IntArray, Observations
 from survival_service.validation import CrossValidation, cross_validation
 
 
@@ -26,7 +26,7 @@ def simulated(n: int = 240, seed: int = 0) -> tuple[Observations, IntArray]:
 
 def validated(data: Observations, configuration: IntArray | None = None) -> CrossValidation:
     rows = prepared(data)
-    return cross_validation([fit(rows, Distribution.LOG_NORMAL)], rows, configuration)
+    return cross_validation([fit(rows, Distribution.LOG_NORMAL, clock=Clock.QUERIES)], rows, configuration)
 
 
 def test_folds_are_of_whole_configurations() -> None:

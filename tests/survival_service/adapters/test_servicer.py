@@ -424,6 +424,17 @@ def test_exponential_times_have_the_rate_that_can_be_derived(tmp_path: Path) -> 
     assert response.fits[0].expected.value == pytest.approx(10 / 3, rel=1e-8)
 
 
+def test_observations_are_of_any_origin_unless_their_client_says_what_they_count(tmp_path: Path) -> None:
+    """So that who fits a hospital's data is not told to raise epsilon."""
+    unfailed = with_rows(duration_lower=[5.0, 6.0], duration_upper=[math.inf, math.inf])
+    patients = fitted(tmp_path, with_options(), unfailed).fits[0]
+    assert patients.clock == pb.CLOCK_UNSPECIFIED
+    assert patients.status_message.endswith("; observe for longer")
+    queries = fitted(tmp_path, with_options(clock=pb.CLOCK_QUERIES), unfailed).fits[0]
+    assert queries.clock == pb.CLOCK_QUERIES
+    assert "raise epsilon" in queries.status_message
+
+
 def test_outcomes_sent_in_pieces_are_fitted_as_a_whole(faults: Any, tmp_path: Path) -> None:
     whole = fitted(tmp_path, with_options(), with_outcomes(faults.batch(0, rows(0, 90))))
     parts = [with_outcomes(faults.batch(i, rows(30 * i, 30 * i + 30))) for i in range(3)]
