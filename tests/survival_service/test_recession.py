@@ -99,7 +99,7 @@ def test_the_limit_is_what_the_likelihood_climbs_to() -> None:
 
 @pytest.mark.parametrize("distribution", [Distribution.WEIBULL, Distribution.LOG_NORMAL, Distribution.EXPONENTIAL])
 def test_at_its_bound_an_effect_costs_the_likelihood_what_it_may(distribution: Distribution) -> None:
-    """By brute force over everything else: there the best log-likelihood is z^2/2 below its supremum, z for 95 %."""
+    """By brute force over everything else: there the best likelihood is a twentieth of its supremum."""
     from scipy.optimize import minimize
 
     data = with_groups(a=[(4, inf)], b=[(4, inf), (2, inf)])
@@ -115,11 +115,21 @@ def test_at_its_bound_an_effect_costs_the_likelihood_what_it_may(distribution: D
             return -likelihood(likelihood.standardised(np.append(p[0], slopes), sigma))[0]
 
         best = minimize(short, [1.0, 0.0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-11})
-        assert found.log_likelihood + best.fun == pytest.approx(0.5 * 1.6448536**2, abs=1e-3)
+        assert found.log_likelihood + best.fun == pytest.approx(math.log(20), abs=1e-3)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8, 0.95, 0.99])
+def test_at_its_bound_a_group_goes_without_failure_as_seldom_as_the_level_says(level: float) -> None:
+    """Beside a reference of known rate, one failure a unit of time: the probability is exp(-exposure / ratio)."""
+    exposure = 40.0
+    data = Observations.of([0.5, 1.5, 8], [0.5, 1.5, inf], [1e5, 1e5, exposure / 8], {"hard": [0, 0, 1]})
+    bound = fit(data, Distribution.EXPONENTIAL, level=level).effect_bounds[0].lower
+    assert bound is not None
+    assert math.exp(-exposure / bound) == pytest.approx(1 - level, rel=1e-3)
 
 
 def test_the_bound_of_a_fit_with_a_shape_lets_the_shape_go() -> None:
-    """By brute force over shapes: at the bound the best of all the likelihoods with a shape held is z^2/2 lower."""
+    """By brute force over shapes: at the bound the best of all likelihoods with a shape held is a twentieth."""
     times = 3 * np.random.default_rng(3).weibull(1.3, size=200)
     check = np.ceil(times)
     lower, upper = np.where(check <= 8, check - 1, 8), np.where(check <= 8, check, inf)
@@ -134,7 +144,7 @@ def test_the_bound_of_a_fit_with_a_shape_lets_the_shape_go() -> None:
         start = np.delete(likelihood.start(), 1)
         heights.append(at_effect(likelihood, 0, math.log(bound)).maximum(start)[0])
     assert 0 < int(np.argmax(heights)) < 42
-    assert found.log_likelihood - max(heights) == pytest.approx(0.5 * 1.6448536**2, abs=2e-3)
+    assert found.log_likelihood - max(heights) == pytest.approx(math.log(20), abs=5e-3)
     # Gamma times: the same for every sigma, with the shape that is it.
     gamma = fit(data, Distribution.GAMMA)
     bound, heights = gamma.effect_bounds[0].lower, []
@@ -143,7 +153,7 @@ def test_the_bound_of_a_fit_with_a_shape_lets_the_shape_go() -> None:
         likelihood = Likelihood(data, shape_family(sigma), scale_fixed=True, fixed_scale=sigma)
         start = np.delete(likelihood.start(), 1)
         heights.append(at_effect(likelihood, 0, math.log(bound)).maximum(start)[0])
-    assert gamma.log_likelihood - max(heights) == pytest.approx(0.5 * 1.6448536**2, abs=2e-3)
+    assert gamma.log_likelihood - max(heights) == pytest.approx(math.log(20), abs=5e-3)
 
 
 def test_a_group_that_fails_wholly_at_its_first_check_is_not_identified() -> None:
