@@ -33,8 +33,9 @@ def job_covariates(jobs: Sequence[JobFacts]) -> tuple[FloatArray, tuple[str, ...
     Categories are coded against their first level in the order of the jobs, defences against none where a job has none;
     `epsilon` and `step_size` enter as logarithms, other strengths of an attack as they are; those of a defence from 0
     to 1 between its least and its greatest among the jobs, which the name states; the depth of a ResNet as its number
-    of layers. A strength that some job lacks (that of another attack or defence) is 0 there, beside the indicator of
-    that attack or defence.
+    of layers. A strength that some job lacks is that of the average of the others there, so that the effect of an
+    attack without it is against the average of those that have it; of a defence it is 0, beside the indicator of that
+    defence.
     """
     columns: dict[str, list[float]] = {}
     depths = [re.fullmatch(r"resnet(\d+)", job.model) for job in jobs]
@@ -121,10 +122,14 @@ def _defence_strengths(jobs: Sequence[JobFacts]) -> dict[str, list[float]]:
 
 def _strengths(parameters: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     columns = {}
-    for name in dict.fromkeys(name for own in parameters for name in own):
+    # In the order of their names, since a message keeps none: of two that say the same the first stays, epsilon rather
+    # than the step size that follows from it.
+    for name in sorted({name for own in parameters for name in own}):
         values = [own.get(name) for own in parameters]
+        column = name
         if name in _LOGARITHMIC and all(value is None or value > 0 for value in values):
-            columns[f"log_{name}"] = [0.0 if value is None else math.log(value) for value in values]
-        else:
-            columns[name] = [value or 0.0 for value in values]
+            column, values = f"log_{name}", [None if value is None else math.log(value) for value in values]
+        known = [value for value in values if value is not None]
+        average = known[0] if len(set(known)) == 1 else sum(known) / len(known)
+        columns[column] = [average if value is None else value for value in values]
     return columns

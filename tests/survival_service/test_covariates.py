@@ -40,6 +40,24 @@ def test_epsilon_enters_as_its_logarithm_and_depth_as_layers(facts: Facts) -> No
     np.testing.assert_allclose(matrix, [[18, math.log(0.1)], [152, math.log(0.2)]])
 
 
+def test_an_attack_without_a_strength_is_held_against_the_average_of_those_that_have_it(facts: Facts) -> None:
+    """Against a step size of 1, which its logarithm is 0 at, no such attack was ever made."""
+    steps, one = (0.01, 0.04), {"max_iterations": 10.0}
+    jobs = [facts(attack_parameters={"step_size": s, "epsilon": 8 * s, **one}) for s in steps]
+    jobs.append(facts(attack="fgm", attack_parameters={"epsilon": 0.1}))
+    matrix, names = job_covariates(jobs)
+    assert names == ("attack=fgm (against pgd)", "log_epsilon", "log_step_size")
+    np.testing.assert_allclose(matrix[:, 2], [math.log(0.01), math.log(0.04), math.log(0.02)])
+
+
+def test_what_follows_from_epsilon_is_left_out_and_not_epsilon(facts: Facts) -> None:
+    jobs = [facts(attack_parameters={"step_size": e / 8, "epsilon": e}) for e in (0.03, 0.06, 0.12)]
+    matrix, names = job_covariates(jobs)
+    kept, dropped = independent_columns(matrix, names, np.ones(3))
+    assert [names[j] for j in kept] == ["log_epsilon"]
+    assert dropped == ("log_step_size cannot be told apart from log_epsilon",)
+
+
 def test_strengths_are_scaled_within_their_defence_and_zero_beside_the_indicator_of_another(facts: Facts) -> None:
     """Two defences have a parameter of one name; only the noise comes in several strengths."""
     jobs = [
