@@ -10,6 +10,9 @@ from pathlib import Path
 
 from cli.errors import Misuse, Problem
 
+_MOST_NAMED = 20
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+
 Cell = str | float | int | bool | None
 """What stands in one place of a file: the text of a CSV file, the value of a Parquet file; None or "" if nothing."""
 
@@ -30,7 +33,11 @@ class DataFile:
     def position(self, column: str) -> int:
         """Where a column stands. Raises `Problem` if the file lacks it."""
         if column not in self.columns:
-            raise Problem(f"{self.path}: there is no column {column}; the columns are {', '.join(self.columns)}")
+            alike = next((name for name in self.columns if name.strip().lower() == column.lower()), None)
+            hint = (
+                f"{alike} is written otherwise, make it the same" if alike else f"the columns are {named(self.columns)}"
+            )
+            raise Problem(f"{self.path}: there is no column {column}; {hint}")
         return self.columns.index(column)
 
     def where(self, number: int) -> str:
@@ -49,6 +56,12 @@ def open_data(path: Path) -> DataFile:
     return _csv(path) if suffix == ".csv" else _parquet(path)
 
 
+def named(columns: Sequence[str]) -> str:
+    """The columns in messages; of many the first."""
+    more = f" and {len(columns) - _MOST_NAMED} more" if len(columns) > _MOST_NAMED else ""
+    return ", ".join(columns[:_MOST_NAMED]) + more
+
+
 def is_number(cell: Cell) -> bool:
     """Whether a cell holds a number, infinite ones included."""
     return _parsed(cell) is not None
@@ -58,7 +71,9 @@ def number(cell: Cell, where: str, column: str) -> float:
     """The finite number in a cell. Raises `Problem` for anything else."""
     value = _parsed(cell)
     if value is None or not math.isfinite(value):
-        raise Problem(f"{where}: {column} is {shown(cell)}, which is no finite number")
+        decimal = isinstance(cell, str) and _parsed(cell.replace(",", ".", 1)) is not None and "," in cell
+        hint = "; write decimals with a point" if decimal else ""
+        raise Problem(f"{where}: {column} is {shown(cell)}, which is no finite number{hint}")
     return value
 
 
@@ -116,6 +131,10 @@ def _csv(path: Path) -> DataFile:
     if header is None:
         raise Problem(f"{path} is empty; its first line must name the columns")
     columns = _checked_header(path, [name.strip() for name in header[1]])
+    if len(columns) == 1:
+        for separator, words in _SEPARATORS.items():
+            if separator in columns[0]:
+                raise Problem(f"{path}: {words} part its columns; save it with commas, and decimals with points")
 
     def rows() -> Iterator[tuple[int, list[str]]]:
         every = lines()
@@ -123,7 +142,8 @@ def _csv(path: Path) -> DataFile:
         for line, cells in every:
             if len(cells) != len(columns):
                 cell_word = "cell" if len(cells) == 1 else "cells"
-                raise Problem(f"{path}, line {line}: {len(cells)} {cell_word} under {len(columns)} columns")
+                hint = "a cell with a comma in it needs quotes" if len(cells) > len(columns) else "repair the line"
+                raise Problem(f"{path}, line {line}: {len(cells)} {cell_word} under {len(columns)} columns; {hint}")
             yield line, cells
 
     return DataFile(path, columns, "line", rows)

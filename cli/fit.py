@@ -24,7 +24,7 @@ _WITHOUT_SHAPE = ("weibull", "log-normal", "log-logistic", "exponential")
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
 @distribution_option(", ".join(_WITHOUT_SHAPE))
 @click.option("--ignore", "ignored", metavar="COLUMN", multiple=True,
-              help="A column that is no covariate; may be given several times.")  # fmt: skip
+              help="A column that the fits do not use; may be given several times.")  # fmt: skip
 @click.option("--confidence-level", type=level, metavar="SHARE", help="The level of the intervals.  [default: 0.95]")
 @click.option("--format", "output_format", type=click.Choice(["table", "json"]), default="table", show_default=True,
               help="How to print the fits.")  # fmt: skip
@@ -64,7 +64,7 @@ def fit(
         columns = f"column{'s' if len(left_out) > 1 else ''} {', '.join(left_out)}"
         click.echo(f"note: {columns} left out: no cell is a number", err=True)
     # All of it before anything starts: a bad cell in the last line is told at once, and nothing was fitted in vain.
-    batches = list(observation_batches(file, covariates))
+    batches = list(observation_batches(file, covariates, ignored))
     options = ReportOptions(confidence_level=confidence_level or 0.0)
     options.distributions.extend(distributions or tuple(map(distribution_number, _WITHOUT_SHAPE)))
     requests = [FitOutcomesRequest(options=options), *(FitOutcomesRequest(observation_batch=part) for part in batches)]
@@ -86,13 +86,12 @@ def fits_json(fitted: FitOutcomesResponse) -> str:
 
 def fits_text(fitted: FitOutcomesResponse) -> str:
     """The fits as tables, best AIC first, and why the others have no numbers."""
-    from cli.quantities import count, distribution_word, effect_bound, has_numbers, interval, share
+    from cli.quantities import distribution_word, effect_bound, has_numbers, interval, share
     from cli.rendering import paragraph, terminal_columns
     from cli.tables import table, visible_width
 
-    rows, failures = count(fitted.observation_count), count(fitted.failure_count)
     numbers = [one for one in fitted.fits if has_numbers(one)]
-    blocks = [f"{rows} observations, {failures} failures"]
+    blocks = [f"{_many(fitted.observation_count, 'observation')}, {_many(fitted.failure_count, 'failure')}"]
     if numbers:
         columns = (
             "distribution", "AIC", "AICc", "weight", "BIC", "log L", "scale σ", "shape Q", "median", "concordance",
@@ -131,6 +130,13 @@ def fits_text(fitted: FitOutcomesResponse) -> str:
     if fitted.HasField("diagnostics"):
         blocks.extend(diagnostics_blocks(fitted))
     return "\n\n".join(blocks)
+
+
+def _many(number: int, word: str) -> str:
+    """A number of things."""
+    from cli.quantities import count
+
+    return f"{count(number)} {word}{'' if number == 1 else 's'}"
 
 
 def _known(one: Fit, field: Literal["aicc", "concordance", "shape"], digits: str) -> str:

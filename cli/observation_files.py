@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cli.data_files import Cell, DataFile, is_empty, is_number, number, shown
-from cli.errors import Problem
+from cli.errors import Misuse, Problem
 
 if TYPE_CHECKING:
     from afr.survival.v1.survival_service_pb2 import ObservationBatch
@@ -21,10 +21,12 @@ def covariate_names(file: DataFile, ignored: Sequence[str] = ()) -> tuple[tuple[
     """The columns that are covariates, and those that are none because no cell in them is a number.
 
     Raises `Problem` for an ignored column that the file lacks, and for one in which some cells are numbers and some
-    are not.
+    are not, and `Misuse` if the times are to be ignored.
     """
     for column in ignored:
         file.position(column)
+        if column in (LOWER, UPPER):
+            raise Misuse(f"--ignore {column}: there is nothing to fit without it; ignore another column")
     others = [name for name in file.columns if name not in (LOWER, UPPER, WEIGHT, CLUSTER) and name not in ignored]
     first = next(iter(file.rows()), None)
     if first is None:
@@ -35,17 +37,29 @@ def covariate_names(file: DataFile, ignored: Sequence[str] = ()) -> tuple[tuple[
             for name, at in doubtful.items():
                 if is_number(cells[at]):
                     raise _no_covariate(file, first[0], name, first[1][at])
+    for name in others:
+        if name.lower() in (WEIGHT, CLUSTER):
+            raise Problem(
+                f"{file.path}: {name} would be a covariate; rename it {name.lower()}, or give --ignore {name}"
+            )
     if "intercept" in others and "intercept" not in doubtful:
         raise Problem(f"{file.path}: every fit has an intercept; rename the column intercept, or --ignore it")
     return tuple(name for name in others if name not in doubtful), tuple(doubtful)
 
 
-def observation_batches(file: DataFile, covariates: Sequence[str]) -> Iterator[ObservationBatch]:
-    """The rows of a file in messages of bounded size. Raises `Problem`, naming line and column, for a bad cell."""
+def observation_batches(
+    file: DataFile, covariates: Sequence[str], ignored: Sequence[str] = ()
+) -> Iterator[ObservationBatch]:
+    """The rows of a file in messages of bounded size, their weights and clusters too unless they are ignored.
+
+    Raises `Problem`, naming line and column, for a bad cell.
+    """
     from afr.survival.v1.survival_service_pb2 import Covariate, ObservationBatch
 
     low, high = file.position(LOWER), file.position(UPPER)
-    weight, cluster = (file.columns.index(name) if name in file.columns else None for name in (WEIGHT, CLUSTER))
+    weight, cluster = (
+        file.columns.index(name) if name in file.columns and name not in ignored else None for name in (WEIGHT, CLUSTER)
+    )
     places = [file.position(name) for name in covariates]
     most = max(1, _CELLS_PER_MESSAGE // (4 + len(places)))
     lower: list[float] = []

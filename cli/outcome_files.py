@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cli.data_files import Cell, DataFile, is_empty, is_number, number, shown
+from cli.data_files import Cell, DataFile, is_empty, is_number, named, number, shown
 from cli.errors import Misuse, Problem
 from cli.outcomes import COLUMNS, VERDICTS
 
@@ -156,7 +156,7 @@ def _places(file: DataFile, reading: ExperimentReading) -> dict[str, int]:
             or_else = " (or failure_count)" if "accuracy" in name else ""
             raise Problem(
                 f"{file.path}: no column is {name}{or_else}; name one with --column {name}=COLUMN; the columns are "
-                f"{', '.join(file.columns)}"
+                f"{named(file.columns)}"
             )
     return found
 
