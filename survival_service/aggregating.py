@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from survival_service.distributions import Distribution
 from survival_service.errors import InvalidRequest
 from survival_service.estimates import NO_CURVE, NO_ESTIMATE, Histogram
-from survival_service.experiments import Experiments, groups, score, share, training_cost
+from survival_service.experiments import ExperimentGroup, Experiments, groups, score, share, training_cost
 from survival_service.fitting import Fit, fit, ranked
 from survival_service.limitations import left_out
 from survival_service.metrics import concordance
@@ -17,6 +18,8 @@ from survival_service.observations import Clock
 from survival_service.reporting import ClockReport, CostSummary, Report, ReportOptions
 from survival_service.scoring import Conclusion, Score
 from survival_service.wording import interval, level_in_words, number, percent
+
+_MOST_NAMED = 3
 
 
 def report_experiments(experiments: Experiments, options: ReportOptions) -> Report:
@@ -29,7 +32,7 @@ def report_experiments(experiments: Experiments, options: ReportOptions) -> Repo
     level, prices = options.confidence_level, options.price_ratio(Clock.SECONDS)
     every = np.ones(experiments.sample_count.size, dtype=bool)
     scored = score(experiments, level, every, price_ratio=prices)
-    fits = _fits(experiments, options)
+    apart, fits = groups(experiments, level, price_ratio=prices), _fits(experiments, options)
     samples, failed, misclassified = (
         round(float(getattr(experiments, name).sum()))
         for name in ("sample_count", "failure_count", "misclassified_count")
@@ -60,14 +63,14 @@ def report_experiments(experiments: Experiments, options: ReportOptions) -> Repo
         adversarial_accuracy=share(risk - experiments.failure_count, experiments.sample_count, level),
         failure_share=share(experiments.failure_count, risk, level),
         clock_reports=(clock,),
-        summary=_summary(experiments, scored, level),
+        summary=_summary(experiments, scored, level) + _broken_alone(apart, scored.conclusion),
         conclusion=scored.conclusion,
         limitations=_limitations(experiments, clock),
         costs=_costs(attack, scored, options),
         jobs=(),
         partial=False,
         confidence_level=level,
-        experiment_groups=groups(experiments, level, price_ratio=prices),
+        experiment_groups=apart,
     )
 
 
@@ -120,6 +123,17 @@ def _summary(experiments: Experiments, scored: Score, level: float) -> str:
     )
 
 
+def _broken_alone(apart: Sequence[ExperimentGroup], together: Conclusion) -> str:
+    """The groups that are broken where all together are not: an attacker need not try what costs more."""
+    if together is Conclusion.BROKEN:
+        return ""
+    broken = [one.group for one in apart if one.conclusion is Conclusion.BROKEN]
+    if not broken:
+        return ""
+    names = ", ".join(broken) if len(broken) <= _MOST_NAMED else f"{len(broken)} of {len(apart)} groups"
+    return f" But {names} alone: broken, and an attacker may choose."
+
+
 def _limitations(experiments: Experiments, clock: ClockReport) -> tuple[str, ...]:
     n = experiments.sample_count.size
     found = [
@@ -127,6 +141,11 @@ def _limitations(experiments: Experiments, clock: ClockReport) -> tuple[str, ...
         "failure and a cost; a median, E[T] or curve assumes that the rate is constant, which such rows cannot test.",
         "Queries were not counted, so latency cannot be told from robustness.",
     ]
+    if clock.fits and clock.fits[0].coefficients[1:]:
+        found.append(
+            "The median, means and curve of the fits are those of the average setting; the cost of a failure and C are "
+            "of all experiments together, which those with the greatest costs weigh upon most."
+        )
     if unfailed := int((experiments.failure_count <= 0).sum()):
         found.append(f"In {unfailed} of {n} experiments nothing failed that was right before.")
     if experiments.misclassified_count.any():

@@ -144,6 +144,26 @@ def test_a_report_counts_everything_once_and_says_what_it_rests_on() -> None:
     assert any("10 % of the samples were wrong" in sentence for sentence in report.limitations)
 
 
+def test_a_group_that_is_broken_alone_is_named_where_all_together_are_not() -> None:
+    """Eight cheap experiments and eight dear ones: the total is the dear ones', and an attacker takes a cheap one."""
+    failed = [50, 60, 55, 58, 52, 61, 57, 54]
+    columns: dict[str, Any] = {
+        "group": ["fgm"] * 8 + ["pixel"] * 8, "sample_count": [100] * 16, "failure_count": failed * 2,
+        "misclassified_count": [10] * 16, "attack_seconds": [1.0] * 8 + [5000.0] * 8,
+        "training_seconds_per_sample": [0.5] * 16,
+    }  # fmt: skip
+    report = report_experiments(experiments(**columns), ReportOptions())
+    assert report.conclusion is Conclusion.NOT_REJECTED
+    assert report.summary.endswith("But fgm alone: broken, and an attacker may choose.")
+    assert not any("average setting" in text for text in report.limitations)
+    covered = experiments(**columns, covariates=[[float(i < 8)] for i in range(16)], names=("cheap",))
+    assert any("average setting" in text for text in report_experiments(covered, ReportOptions()).limitations)
+    columns["attack_seconds"] = [1.0] * 16
+    together = report_experiments(experiments(**columns), ReportOptions())
+    assert together.conclusion is Conclusion.BROKEN
+    assert "alone" not in together.summary
+
+
 def test_concordance_is_how_the_fit_orders_the_experiments() -> None:
     """A covariate that orders the times a sample perfectly, the same way as the failures: C = 1."""
     ordered = experiments(
