@@ -54,6 +54,14 @@ def level(value: str) -> float:
     return number
 
 
+def part(value: str) -> float:
+    """A share above 0, all of it at most."""
+    number = _finite(value)
+    if not 0 < number <= 1:
+        raise click.BadParameter(f"{value} is no share above 0 and at most 1; 95 % is 0.95")
+    return number
+
+
 def _finite(value: str) -> float:
     # click's own ranges let NaN through.
     try:

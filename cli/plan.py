@@ -12,7 +12,7 @@ import click
 
 from cli.commands import StrictCommand
 from cli.errors import Misuse
-from cli.options import factor, level, positive, survival_address, whole
+from cli.options import factor, level, part, positive, survival_address, whole
 
 if TYPE_CHECKING:
     from afr.survival.v1.survival_service_pb2 import PlanSamplesResponse
@@ -56,7 +56,7 @@ class Assumptions:
               help="The distribution of the times to failure.  [default: weibull]")  # fmt: skip
 @click.option("--scale", type=positive, metavar="SIGMA",
               help="The scale sigma of log T = x'beta + sigma epsilon, as fits print it.  [default: 0.6]")  # fmt: skip
-@click.option("--accuracy", type=level, metavar="SHARE",
+@click.option("--accuracy", type=part, metavar="SHARE",
               help="The share of samples that the model classifies correctly before the attack; the others are never "
                    "at risk.  [default: 1]")  # fmt: skip
 @click.option("--confidence-level", type=level, metavar="SHARE",
@@ -87,6 +87,10 @@ def plan(
         for option, value in (("--power", power), ("--allocation", allocation)):
             if value is not None:
                 raise Misuse(f"{option} has no effect without --time-ratio: leave it out, or give RATIO too")
+    if scale is not None and distribution == "exponential":
+        raise Misuse("--scale has no effect on exponential times, whose scale is 1: leave one of the two out")
+    if checks == 1:
+        raise Misuse("--checks 1: a single check tells a share and no curve; give 2 or more")
     if time_ratio == 1:
         raise Misuse("--time-ratio 1 is no difference: no number of samples can tell two such models apart")
     from afr.survival.v1.survival_service_pb2 import Comparison, PlanSamplesRequest

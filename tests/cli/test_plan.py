@@ -68,6 +68,8 @@ def test_the_options_become_requests_one_for_each_width(afrctl: Any, serve: Any)
 @pytest.mark.parametrize(
     ("options", "said"),
     [(("--power", "0.9"), "no effect without --time-ratio"), (("--time-ratio", "1"), "no difference"),
+     (("--distribution", "exponential", "--scale", "2"), "no effect on exponential times"),
+     (("--checks", "1"), "give 2 or more"), (("--accuracy", "95"), "95 % is 0.95"),
      (("--precision", "0.9"), "not above 1"), (("--failure-share", "1"), "between 0 and 1")],
 )  # fmt: skip
 def test_a_plan_that_makes_no_sense_is_refused_before_anything_starts(
