@@ -53,6 +53,11 @@ def clock_word(number: int) -> str:
     return CLOCKS.get(number, f"clock {number}")
 
 
+def time_word(number: int) -> str:
+    """What a clock tells of a failure."""
+    return "distance at failure" if number == DISTANCE else "time to failure"
+
+
 def count(value: float) -> str:
     """A whole number with its thousands apart."""
     return f"{value:,.0f}".replace(",", _NARROW)

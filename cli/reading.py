@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cli.quantities import (
     DISTANCE,
@@ -17,7 +16,6 @@ from cli.quantities import (
     count,
     distribution_word,
     duration,
-    effect_bound,
     exceedance,
     has_numbers,
     interval,
@@ -136,8 +134,18 @@ def key_figures(report: Report) -> list[Figure]:
     def of_average(name: str) -> tuple[str, ...]:
         return tuple(with_unit(on_clock(getattr(clock, name), clock.clock), clock.clock) for clock in clocks)
 
-    ends = tuple(
-        "" if fit is None else with_unit(value_on_clock(fit.restriction_time, clock), clock) for clock, fit in pairs
+    def worded(text: str, *, long: str = "time to failure", far: str = "distance at failure") -> dict[str, Any]:
+        """A name with `{}` for what the clocks tell: of all together, and of each where they differ."""
+        names = tuple(text.format(far if clock == DISTANCE else long) for clock, _ in pairs)
+        apart = len(set(names)) > 1
+        return {
+            "name": text.format(f"{long} or {far}") if apart else next(iter(names), text.format(long)),
+            "names": names if apart else (),
+        }
+
+    longest = tuple(
+        NOTHING if fit is None else with_unit(value_on_clock(fit.restriction_time, clock), clock)
+        for clock, fit in pairs
     )
     figures = [
         Figure(
@@ -160,10 +168,9 @@ def key_figures(report: Report) -> list[Figure]:
             "Broken if the whole interval of C lies above 1, not rejected if below, undecided if it straddles 1.",
         ),
         Figure(
-            "median time to failure",
-            of_fit("median"),
-            "By then half of the samples at risk fail.",
-            tuple("median distance" if clock == DISTANCE else "median time to failure" for clock, _ in pairs),
+            **worded("median {}"),
+            values=of_fit("median"),
+            explanation="By then half of the samples at risk fail.",
         ),
         Figure(
             "median, averaged over the fits",
@@ -171,25 +178,29 @@ def key_figures(report: Report) -> list[Figure]:
             "With their Akaike weights, on the log scale; the interval contains how the fits differ.",
         ),
         Figure(
-            f"mean up to {' or '.join(filter(None, ends))}" if any(ends) else "restricted mean",
-            of_fit("restricted_mean"),
-            "The restricted mean: the mean time to failure if the clock stops at the longest time observed.",
-            tuple(f"mean up to {end}" if end else "restricted mean" for end in ends),
+            **worded("{} observed", long="longest time", far="largest distance"),
+            values=longest,
+            explanation="What lies beyond is extrapolated.",
         ),
         Figure(
-            "restricted mean, averaged over the fits",
+            **worded("mean up to that {}", long="time", far="distance"),
+            values=of_fit("restricted_mean"),
+            explanation="The restricted mean: what has not failed by then counts as failing then.",
+        ),
+        Figure(
+            "mean, averaged over the fits",
             of_average("averaged_restricted_mean"),
-            "The mean up to that time, averaged alike.",
+            "The mean up to there, averaged like the median.",
         ),
         Figure(
-            "expected time to failure E[T]",
-            of_fit("expected"),
-            "The mean without that limit. Infinite if the distribution has no mean.",
+            **worded("expected {} E[T]"),
+            values=of_fit("expected"),
+            explanation="The mean without that limit. Infinite if the distribution has no mean.",
         ),
         Figure(
             "extrapolated share of E[T]",
             tuple(NOTHING if fit is None else share(fit.extrapolated_share) for fit in fits),
-            "The part of E[T] that lies beyond the longest time observed, where only the distribution speaks.",
+            "The part of E[T] that lies beyond what was observed, where only the distribution speaks.",
         ),
         Figure(
             "cost of a failure",
@@ -232,7 +243,12 @@ def key_figures(report: Report) -> list[Figure]:
 
 
 def clock_headers(report: Report) -> list[str]:
-    return [f"on the {clock_word(clock.clock)} clock" for clock in report.clock_reports]
+    """What each clock's column is headed; a distance has no other unit than its norm."""
+    norm = f" (norm {report.distance_norm})" if report.distance_norm else ""
+    return [
+        f"on the {clock_word(clock.clock)} clock{norm if clock.clock == DISTANCE else ''}"
+        for clock in report.clock_reports
+    ]
 
 
 def shares(report: Report) -> list[tuple[str, str]]:
@@ -282,35 +298,6 @@ def group_row(group: ExperimentGroup) -> tuple[str, ...]:
         conclusion_word(group.conclusion),
         number(group.median_rate) if group.HasField("median_rate") else NOTHING,
     )
-
-
-def effects(clock: ClockReport) -> list[tuple[str, str]]:
-    """By what factor each setting of several jobs stretches the time to failure, by the best fit; empty for one job."""
-    from afr.survival.v1.survival_service_pb2 import Estimate
-
-    fit = best_fit(clock)
-    if fit is None:
-        return []
-    rows = []
-    for coefficient in fit.coefficients:
-        name, ratio = coefficient.covariate, Estimate()
-        ratio.CopyFrom(coefficient.time_ratio)
-        if name == "intercept":
-            continue
-        if name.startswith("log_"):
-            # One unit of a logarithm is a factor of e, which nobody has a feeling for; a factor of 2 is said instead.
-            name = f"{name.removeprefix('log_')} doubled"
-            for end in ("value", "lower", "upper"):
-                if ratio.HasField(end):
-                    setattr(ratio, end, getattr(ratio, end) ** math.log(2))
-        elif "=" not in name:
-            name = f"{name} plus 1"
-        rows.append((name, f"× {interval(ratio)}"))
-    return rows + [(bound.covariate, f"× {effect_bound(bound)}") for bound in fit.effect_bounds]
-
-
-EFFECTS = "Factors by which a setting multiplies the time to failure, by the best fit"
-POOLED = "Observed is what befell all jobs together; the fitted curves are those of their average setting."
 
 
 def statuses(clock: ClockReport) -> list[str]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.covariates import effects, effects_caption
 from cli.quantities import NOTHING, clock_word, count, has_numbers
 from cli.reading import (
-    EFFECTS,
     FIT_COLUMNS,
     GROUP_COLUMNS,
     GROUPS,
@@ -21,7 +21,6 @@ from cli.reading import (
     common_statuses,
     cost_lines,
     devices,
-    effects,
     fit_row,
     group_row,
     headline,
@@ -73,6 +72,8 @@ def render(report: Report, *, colour: bool = False, width: int | None = None, fu
     )  # fmt: skip
 
     blocks.append(_figures(report, columns))
+    if full:
+        blocks.append("\n".join(wrapped(f"{one.name}: {one.explanation}", "• ", "  ") for one in key_figures(report)))
 
     samples = accuracy_shares(report)
     marks = "".join(
@@ -94,7 +95,7 @@ def render(report: Report, *, colour: bool = False, width: int | None = None, fu
         if rows := [fit_row(fit) for fit in clock.fits if has_numbers(fit)]:
             lines.append(_fits(rows, columns))
         if stretched := effects(clock):
-            lines += [wrapped(f"{EFFECTS}:"), table(("", ""), stretched, indent="  ")]
+            lines += [wrapped(f"{effects_caption(clock)}:"), table(("", ""), stretched, indent="  ")]
         lines += [wrapped(sentence, "", "  ") for sentence in statuses(clock)]
         blocks.append("\n".join(lines))
 

@@ -71,9 +71,15 @@ def _test(
     inner: Fit | None, outer: Fit | None, narrow: Distribution, wide: Distribution, *, clustered: bool
 ) -> NestingTest:
     small, large = DISTRIBUTIONS[narrow], DISTRIBUTIONS[wide]
-    for one, word in ((inner, small), (outer, large)):
+    for one, of, word in ((inner, narrow, small), (outer, wide, large)):
         if one is None:
-            return NestingTest(narrow, wide, finding=f"not tested: name the {word} distribution too, it takes its time")
+            name = of.name.lower().replace("_", "-")
+            return NestingTest(
+                narrow,
+                wide,
+                finding=f"not tested, for the {word} distribution was not fitted, which takes long; ask for it with "
+                f"--distribution {name}",
+            )
         if not one.has_numbers:
             return NestingTest(
                 narrow, wide, finding=f"not tested, for the {word} fit has no numbers: {one.status_message}"

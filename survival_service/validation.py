@@ -93,7 +93,9 @@ def _folds(data: Observations, configuration: IntArray | None, advice: Advice) -
         made = _Folds(data, fold, count, f"{count} folds of {advice.cluster}s, all rows of one together{why}")
     else:
         made = _scattered(data)
-        why = why or (": there is one configuration" if configuration is not None else ": nothing groups the rows")
+        why = why or (
+            ", for there is one configuration" if configuration is not None else ", for nothing groups the rows"
+        )
         made = replace(made, finding=f"{made.count} folds of {advice.one}s{why}")
     return made if made.count > 1 else None
 

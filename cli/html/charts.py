@@ -139,7 +139,12 @@ def histogram_figure(clock: ClockReport) -> Markup:
         f"{sum(counts)} failures; most, {most}, between {value_on_clock(edges[fullest], clock.clock)} and "
         f"{value_on_clock(edges[fullest + 1], clock.clock)}."
     )
-    return figure("Failures by when the check that found them was made.", "Histogram of failures", description, draw)
+    caption = (
+        "Failures by the distance at which they were found."
+        if clock.clock == DISTANCE
+        else "Failures by when the check that found them was made."
+    )
+    return figure(caption, "Histogram of failures", description, draw)
 
 
 def rate_figure(report: Report) -> Markup:

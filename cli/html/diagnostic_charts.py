@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cli.covariates import covariate_word
 from cli.html.axes import Scale, log_ticks, round_ticks
 from cli.html.charts import figure
 from cli.html.markup import Markup, element, join
@@ -90,7 +91,7 @@ def factor_figure(clock: ClockReport, checks: Sequence[AssumptionCheck]) -> Mark
         logs = [math.log(b / a) for a, b in pairs]
         panels.append(
             _Panel(
-                check.covariate,
+                covariate_word(check.covariate),
                 f"its lower value, {unit}",
                 f"its higher value, {unit}",
                 (_Line("fit0", scaled, scatter=True),),

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from string import Template
 from typing import TYPE_CHECKING
 
+from cli.covariates import POOLED, effects, effects_caption
 from cli.html.charts import cost_figure, histogram_figure, rate_figure, survival_figure
 from cli.html.markup import Markup, data_table, element, join, text
 from cli.quantities import (
+    DISTANCE,
     NOTHING,
     clock_word,
     count,
@@ -18,21 +20,19 @@ from cli.quantities import (
     interval,
     on_clock,
     share_interval,
+    time_word,
     with_unit,
 )
 from cli.reading import (
-    EFFECTS,
     FIT_COLUMNS,
     GROUP_COLUMNS,
     GROUPS,
-    POOLED,
     accuracy_shares,
     behind_defence,
     best_fit,
     clock_headers,
     cost_lines,
     devices,
-    effects,
     fit_row,
     group_row,
     headline,
@@ -106,7 +106,8 @@ def _tiles(report: Report) -> Markup:
     if report.clock_reports:
         clock = report.clock_reports[0]
         fit = best_fit(clock)
-        for name, field in (("Median time to failure", "median"), ("Expected time to failure", "expected")):
+        what = time_word(clock.clock)
+        for name, field in ((f"Median {what}", "median"), (f"Expected {what}", "expected")):
             value, rest = _parted(NOTHING if fit is None else on_clock(getattr(fit, field), clock.clock))
             by = f"{distribution_word(fit.distribution)} fit" if fit is not None else "no fit carries a number"
             tiles.append((name, with_unit(value, clock.clock), f"{rest} {by}".strip()))
@@ -175,15 +176,21 @@ def _clock(clock: ClockReport, norm: str) -> Markup:
     without = element("ul", *(element("li", reason) for reason in reasons), class_="plain") if reasons else Markup("")
     return element(
         "section",
-        element("h2", f"How long samples survive, in {word}"),
+        element("h2", _survival_title(clock.clock)),
         element("p", about, class_="aside"),
         survival_figure(clock),
         *([element("p", POOLED, class_="aside")] if stretched else []),
         histogram_figure(clock),
         *tables,
-        *([data_table(EFFECTS, ("setting", "factor"), stretched)] if stretched else []),
+        *([data_table(effects_caption(clock), ("setting", "factor"), stretched)] if stretched else []),
         without,
     )
+
+
+def _survival_title(clock: int) -> str:
+    if clock == DISTANCE:
+        return "How far samples must be changed until the model is fooled"
+    return f"How long samples survive, in {clock_word(clock)}"
 
 
 def _section(section: Section) -> Markup:

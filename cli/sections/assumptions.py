@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from cli.covariates import covariate_word
 from cli.quantities import NOTHING, clock_word, distribution_word, number
 from cli.sections.goodness import probability
-from cli.sections.section import Section, SectionTable
+from cli.sections.section import Section, SectionTable, on_clocks
 
 if TYPE_CHECKING:
     from afr.survival.v1.survival_service_pb2 import AssumptionCheck, ClockReport, Diagnostics, Report
@@ -27,15 +29,13 @@ def assumptions(report: Report) -> Section | None:
     clocks = [clock for clock in report.clock_reports if clock.diagnostics.assumption_checks]
     if not clocks:
         return None
-    several = len(clocks) > 1
-    answers = [
-        f"{f'On {clock_word(clock.clock)}: ' if several else ''}{clock.diagnostics.assumption_finding}"
-        for clock in clocks
-    ]
+    answers = on_clocks((clock.clock, clock.diagnostics.assumption_finding) for clock in clocks)
     untested = [
-        f"{check.finding}." for clock in clocks for check in clock.diagnostics.assumption_checks
+        f"{check.finding[:1].upper()}{check.finding[1:]}."
+        for clock in clocks
+        for check in clock.diagnostics.assumption_checks
         if not check.HasField("p_value")
-    ]  # fmt: skip
+    ]
     return Section(
         title="is it an accelerated failure time?",
         answer=" ".join(answers),
@@ -57,17 +57,17 @@ def _table(clock: ClockReport) -> SectionTable:
     caption = (
         f"One factor or not, in the {distribution_word(of.assumption_distribution)} fit on {clock_word(clock.clock)}"
     )
-    return SectionTable(caption, COLUMNS, rows(of))
+    return SectionTable(caption, COLUMNS, rows(of, covariate_word))
 
 
-def rows(of: Diagnostics) -> tuple[tuple[str, ...], ...]:
-    """A row a covariate, as `COLUMNS` names the cells."""
-    return tuple(_row(check) for check in of.assumption_checks)
+def rows(of: Diagnostics, word: Callable[[str], str] = str) -> tuple[tuple[str, ...], ...]:
+    """A row a covariate under what `word` makes of its name, as `COLUMNS` names the cells."""
+    return tuple(_row(check, word(check.covariate)) for check in of.assumption_checks)
 
 
-def _row(check: AssumptionCheck) -> tuple[str, ...]:
+def _row(check: AssumptionCheck, name: str) -> tuple[str, ...]:
     return (
-        check.covariate,
+        name,
         f"{check.statistic:.2f}" if check.HasField("statistic") else NOTHING,
         probability(check.p_value) if check.HasField("p_value") else NOTHING,
         probability(check.adjusted_p_value) if check.HasField("adjusted_p_value") else NOTHING,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from cli.quantities import NOTHING, clock_word, distribution_word, has_numbers, value_on_clock, with_unit
-from cli.sections.section import Section, SectionTable
+from cli.quantities import NOTHING, clock_word, distribution_word, has_numbers, share, value_on_clock, with_unit
+from cli.sections.section import Section, SectionTable, on_clocks
 
 if TYPE_CHECKING:
     from afr.survival.v1.survival_service_pb2 import (
@@ -19,10 +20,23 @@ if TYPE_CHECKING:
 
     from cli.html.markup import Markup
 
-COLUMNS = ("distribution", "AIC", "BIC", "weight", "C", "residuals p")
+COLUMNS = ("distribution", "AIC", "BIC", "weight", "concordance", "residuals p")
 PREDICTION_COLUMNS = ("distribution", "ICI", "E50", "E90", "Emax", "Brier", "gain")
-NESTING_COLUMNS = ("within the wider", "statistic", "p", "is it enough?")
-VALIDATION_COLUMNS = ("distribution", "log L a failure", "C", "Brier")
+NESTING_COLUMNS = ("simpler in wider", "statistic", "p", "is it enough?")
+VALIDATION_COLUMNS = ("distribution", "log L a failure", "concordance", "Brier")
+_CRITERIA = (
+    "AIC and BIC set how likely a fit makes the data (its log L) against how many parameters it takes for that; less "
+    "is better, and fits whose AIC differs by less than 2 are about as good as each other. Weights share out belief by "
+    "AIC. Concordance is the share of pairs of samples that a fit orders as they failed; 0.5 is chance."
+)
+_NESTING = (
+    "A wider distribution contains the simpler ones. The simpler is enough where the likelihood-ratio test finds no "
+    "evidence for the wider: p of 0.05 or more."
+)
+_VALIDATION = (
+    "Folds are parts of the data, each predicted by fits to all other parts. The log L a failure, the mean logarithm "
+    "of how likely those make what they had not seen, compares distributions: the higher, the better."
+)
 _NOTES = (
     "ICI, E50, E90 and Emax are the mean, the median, the 90th percentile and the maximum of the difference between "
     "the predicted and the observed share failed by one time, the same for every distribution (Austin, Harrell and van "
@@ -38,14 +52,21 @@ def goodness(report: Report) -> Section | None:
     clocks = [clock for clock in report.clock_reports if clock.HasField("diagnostics")]
     if not clocks:
         return None
-    several = len(clocks) > 1
-    answers = [f"{_lead(clock) if several else ''}{clock.diagnostics.fit_finding}" for clock in clocks]
+    answers = on_clocks((clock.clock, clock.diagnostics.fit_finding) for clock in clocks)
     notes = list(dict.fromkeys(note for clock in clocks for note in clock.diagnostics.notes))
+    tables = [table for clock in clocks for table in _tables(clock)]
+    headers = {table.header for table in tables}
+    explained = [
+        *([_CRITERIA] if COLUMNS in headers else []),
+        *([_NESTING] if NESTING_COLUMNS in headers else []),
+        *([_VALIDATION] if VALIDATION_COLUMNS in headers else []),
+        *(_NOTES if tables else []),
+    ]
     return Section(
         title="does the model fit?",
         answer=" ".join(answers),
-        tables=tuple(table for clock in clocks for table in _tables(clock)),
-        notes=(*_findings(clocks), *notes, *_NOTES),
+        tables=tuple(tables),
+        notes=(*_findings(clocks), *notes, *explained),
         drawings=lambda: _drawings(clocks),
     )
 
@@ -56,10 +77,6 @@ def _drawings(clocks: list[ClockReport]) -> list[Markup]:
     return [drawing for drawing in map(fit_figure, clocks) if drawing]
 
 
-def _lead(clock: ClockReport) -> str:
-    return f"On {clock_word(clock.clock)}: "
-
-
 def _tables(clock: ClockReport) -> list[SectionTable]:
     of, word = clock.diagnostics, clock_word(clock.clock)
     if not of.distributions:
@@ -67,30 +84,39 @@ def _tables(clock: ClockReport) -> list[SectionTable]:
     time = with_unit(value_on_clock(of.calibration_time, clock.clock), clock.clock)
     when = f" at {time}" if of.HasField("calibration_time") else ""
     tables = [
-        SectionTable(f"Distributions on the {word} clock, Akaike weights", COLUMNS, rows(of, list(clock.fits))),
+        SectionTable(f"The distributions, {word}", COLUMNS, rows(of, list(clock.fits))),
         SectionTable(f"Shares predicted{when}, and Brier scores, {word}", PREDICTION_COLUMNS, prediction_rows(of)),
     ]
     if nested := nesting_rows(of):
         tables.append(SectionTable(f"Simpler distributions within wider ones, {word}", NESTING_COLUMNS, nested))
     if validated := validation_rows(of):
-        caption = f"Predicted for samples not seen, {word}: {of.cross_validation.finding}"
+        caption = f"Predicted for samples that a fit had not seen, {word}; {of.cross_validation.finding}"
         tables.append(SectionTable(caption, VALIDATION_COLUMNS, validated))
     return tables
 
 
 def _findings(clocks: list[ClockReport]) -> list[str]:
     """What each clock's diagnostics say beside their numbers, or why there are none."""
-    notes = []
-    for clock in clocks:
-        of, lead = clock.diagnostics, _lead(clock) if len(clocks) > 1 else ""
-        untested = [test.finding for test in of.nesting_tests if not test.HasField("statistic")]
-        notes += [f"{lead}{one.finding}." for one in of.distributions if not one.HasField("residual_p_value")]
-        notes += [f"{lead}nested distributions {finding}." for finding in dict.fromkeys(untested)]
-        if of.HasField("cross_validation") and not of.cross_validation.fold_count:
-            notes.append(f"{lead}{of.cross_validation.finding}.")
-        notes += [f"{lead}{distribution_word(one.distribution)} {one.finding}." for one in of.cross_validation.results
-                  if one.finding]  # fmt: skip
-    return notes
+    return on_clocks((clock.clock, finding) for clock in clocks for finding in _of_clock(clock.diagnostics))
+
+
+def _of_clock(of: Diagnostics) -> Iterator[str]:
+    reasons: dict[str, list[str]] = {}
+    for one in of.distributions:
+        if not one.HasField("residual_p_value"):
+            reasons.setdefault(one.finding, []).append(distribution_word(one.distribution))
+    for test in of.nesting_tests:
+        if not test.HasField("statistic"):
+            pair = f"{distribution_word(test.narrow)} in {distribution_word(test.wide)}"
+            reasons.setdefault(test.finding, []).append(pair)
+    for result in of.cross_validation.results:
+        if result.finding:
+            reasons.setdefault(result.finding, []).append(distribution_word(result.distribution))
+    for reason, names in reasons.items():
+        listed = ", ".join(names)
+        yield f"{listed[:1].upper()}{listed[1:]}: {reason}."
+    if of.HasField("cross_validation") and not of.cross_validation.fold_count:
+        yield f"{of.cross_validation.finding[:1].upper()}{of.cross_validation.finding[1:]}."
 
 
 def rows(of: Diagnostics, fits: list[Fit]) -> tuple[tuple[str, ...], ...]:
@@ -122,7 +148,7 @@ def validation_rows(of: Diagnostics) -> tuple[tuple[str, ...], ...]:
     return tuple(
         (
             distribution_word(one.distribution),
-            f"{one.log_likelihood_per_failure:.4f}",
+            f"{one.log_likelihood_per_failure:.4f}".replace("-", "−"),
             f"{one.concordance:.3f}" if one.HasField("concordance") else NOTHING,
             f"{one.integrated_brier_score:.4f}" if one.HasField("integrated_brier_score") else NOTHING,
         )
@@ -154,7 +180,7 @@ def _row(one: DistributionDiagnostics, fit: Fit) -> tuple[str, ...]:
         distribution_word(one.distribution),
         f"{fit.aic:.1f}",
         f"{fit.bic:.1f}",
-        f"{fit.akaike_weight:.2f}" if fit.HasField("akaike_weight") else NOTHING,
+        share(fit.akaike_weight) if fit.HasField("akaike_weight") else NOTHING,
         f"{fit.concordance:.3f}" if fit.HasField("concordance") else NOTHING,
         probability(one.residual_p_value) if one.HasField("residual_p_value") else NOTHING,
     )

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("distribution", "Harrell's C", "Uno's C", "C of intervals")
 _NOTES = (
-    "C is the share of pairs of samples in which the one with the longer predicted time outlives the other; guessing "
-    "gives 50 %, a perfect order 100 %, and samples with the same covariates are ties that count half. Harrell's "
-    "counts all pairs whose order the times tell; Uno's weights them for those that censoring hid; that of intervals "
-    "counts only pairs of which one had failed before the other was last seen alive.",
+    "Each C here is a concordance, and no rate of costs: the share of pairs of samples in which the one with the "
+    "longer predicted time outlives the other; guessing gives 50 %, a perfect order 100 %, and samples with the same "
+    "covariates are ties that count half. Harrell's counts all pairs whose order the times tell; Uno's weights them "
+    "for those that censoring hid; that of intervals counts only pairs of which one had failed before the other was "
+    "last seen alive.",
     "The fits are judged by the samples they were made from, which flatters them a little.",
 )
 

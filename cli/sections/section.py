@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from cli.quantities import clock_word
 
 if TYPE_CHECKING:
     from cli.html.markup import Markup
@@ -32,3 +34,17 @@ class Section:
     tables: tuple[SectionTable, ...] = ()
     notes: tuple[str, ...] = ()
     drawings: Callable[[], Sequence[Markup]] | None = None
+
+
+def on_clocks(said: Iterable[tuple[int, str]]) -> list[str]:
+    """Sentences of clocks, each once: those that all clocks share without, the others with the clocks they hold on."""
+    of_sentence: dict[str, list[int]] = {}
+    clocks: list[int] = []
+    for clock, sentence in said:
+        clocks += [clock] if clock not in clocks else []
+        those = of_sentence.setdefault(sentence, [])
+        those += [clock] if clock not in those else []
+    return [
+        sentence if those == clocks else f"On {' and '.join(map(clock_word, those))}: {sentence}"
+        for sentence, those in of_sentence.items()
+    ]

@@ -147,6 +147,10 @@ def _notes(report: Report, clocks: list[ClockReport]) -> Iterator[str]:
                 f"{share(max(values))} never fail."
             )
     reasons: dict[str, list[str]] = {}
+    # What the answer says of all fits is not said again.
+    said = {fit.status_message for clock in clocks for fit in clock.cure_fits}
+    if len(said) == 1 and not any(map(_with_numbers, clocks)):
+        return
     for clock in clocks:
         for fit in clock.cure_fits:
             if fit.status not in (_OK, _NO_CURED_SHARE):

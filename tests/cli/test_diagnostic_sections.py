@@ -31,10 +31,11 @@ def diagnostics() -> pb.Diagnostics:
         assumption_distribution=weibull,
         assumption_checks=[
             pb.AssumptionCheck(
-                covariate="attack=pgd", statistic=5.5, p_value=0.019, adjusted_p_value=0.038, finding="not one factor",
+                covariate="attack=pgd (against bim)", statistic=5.5, p_value=0.019,
+                adjusted_p_value=0.038, finding="not one factor",
                 quantiles=pb.GroupQuantiles(reference=[1, 2, 4], treated=[2, 4, 8], slope=1),
             ),
-            pb.AssumptionCheck(covariate="log_epsilon", finding="log_epsilon is not tested"),
+            pb.AssumptionCheck(covariate="log_epsilon", finding="epsilon is not tested"),
         ],
         cross_validation=pb.CrossValidation(
             fold_count=5,
@@ -68,29 +69,49 @@ def test_the_distributions_stand_side_by_side() -> None:
     assert section is not None
     assert section.answer == "The Weibull does not fit."
     criteria, predictions, nested, validated = section.tables
-    assert criteria.rows[0] == ("Weibull", "12.3", "23.4", "0.90", "–", "< 0.001")
+    assert criteria.rows[0] == ("Weibull", "12.3", "23.4", "90.0 %", "–", "< 0.001")
     assert criteria.rows[1] == ("log-normal", "14.3", "25.4", "–", "0.600", "–")
     assert predictions.caption == "Shares predicted at 7 queries, and Brier scores, queries"
     assert predictions.rows[0] == ("Weibull", "0.012", "0.010", "0.020", "0.030", "0.1234", "−5.1 %")
     assert predictions.rows[1] == ("log-normal", *["–"] * 6)
     assert nested.rows == (("Weibull in generalised gamma", "9.50", "0.002", "no"),)
-    assert validated.rows == (("Weibull", "-2.5000", "0.610", "–"),)
+    assert validated.rows == (("Weibull", "−2.5000", "0.610", "–"),)
 
 
 def test_why_something_is_missing_is_said() -> None:
     section = goodness(report(pb.CLOCK_QUERIES))
     assert section is not None
     notes = " ".join(section.notes)
-    for reason in ("the residuals are not tested.", "not tested: no time.", "without fold 2, nothing failed.",
-                   "All samples have the same prediction."):  # fmt: skip
+    for reason in (
+        "Log-normal: the residuals are not tested.",
+        "Log-normal in generalised gamma: not tested: no time.",
+        "without fold 2, nothing failed.",
+        "All samples have the same prediction.",
+        "AIC and BIC",
+        "Folds are",
+        "is enough where",
+    ):
         assert reason in notes
 
 
 def test_two_clocks_are_told_apart() -> None:
-    section = goodness(report(pb.CLOCK_QUERIES, pb.CLOCK_SECONDS))
+    both = report(pb.CLOCK_QUERIES, pb.CLOCK_SECONDS)
+    section = goodness(both)
     assert section is not None
-    assert section.answer == "On queries: The Weibull does not fit. On seconds: The Weibull does not fit."
+    assert section.answer == "The Weibull does not fit."  # on both, and said once
     assert len(section.tables) == 8
+    both.clock_reports[1].diagnostics.fit_finding = "The Weibull fits."
+    section = goodness(both)
+    assert section is not None
+    assert section.answer == "On queries: The Weibull does not fit. On seconds: The Weibull fits."
+    notes = list(section.notes)
+    both.clock_reports[1].diagnostics.distributions[1].finding = "there are few"
+    section = goodness(both)
+    assert section is not None
+    assert set(section.notes) - set(notes) == {
+        "On queries: Log-normal: the residuals are not tested.",
+        "On seconds: Log-normal: there are few.",
+    }
 
 
 def test_each_setting_is_checked() -> None:
@@ -98,10 +119,11 @@ def test_each_setting_is_checked() -> None:
     assert section is not None
     assert section.answer == "Not for attack=pgd."
     assert section.tables[0].rows == (
-        ("attack=pgd", "5.50", "0.019", "0.038", "1.00"),
-        ("log_epsilon", "–", "–", "–", "–"),
+        ("attack pgd instead of bim", "5.50", "0.019", "0.038", "1.00"),
+        ("epsilon", "–", "–", "–", "–"),
     )
-    assert section.notes[0] == "log_epsilon is not tested."
+    assert section.notes[0] == "Epsilon is not tested."
+    assert "log_epsilon" in str(diagnostics_blocks(pb.FitOutcomesResponse(fits=fits(), diagnostics=diagnostics())))
 
 
 def test_a_report_without_diagnostics_has_neither_section() -> None:
@@ -131,7 +153,7 @@ def test_the_page_draws_shares_and_quantiles() -> None:
     assert shares.count("curve fit0") == 2 * 2 + 1  # residuals and calibration, wide and narrow, and the legend
     assert "Weibull: off by at most 2.0 %" in shares
     assert quantiles.count("<circle") == 2 * 3
-    assert "attack=pgd: factor 2.00" in quantiles
+    assert "attack pgd instead of bim: factor 2.00" in quantiles
 
 
 def test_afrctl_fit_shows_a_block_and_json() -> None:

@@ -18,6 +18,7 @@ from afr.survival.v1.survival_service_pb2 import (
 
 from cli.fit import fits_text
 from cli.html.page import report_page
+from cli.reading import clock_headers, key_figures
 from cli.rendering import paragraph, render
 from cli.tables import visible_width
 from survival_service.adapters.wire import from_proto
@@ -71,13 +72,38 @@ def test_at_eighty_columns_each_clock_names_its_own_end(reports: Reports) -> Non
     for one in report.clock_reports[2].fits:
         one.clock = CLOCK_DISTANCE
     text = render(report, width=60)
-    means = [line for line in text.splitlines() if line.startswith("  mean up to")]
-    assert len(means) == 3
-    assert not [line for line in means if " or " in line]
-    assert "queries" in means[0]
+    ends = [line.split(maxsplit=3)[-1] for line in text.splitlines() if line.strip().endswith(("11 queries", "620 ms"))]
+    assert ends == ["11 queries", "620 ms"]
+    assert "largest distance observed" in text
     by_clock = text[text.index("on the queries clock") :].split("on the ")
-    assert ["median distance" in part for part in by_clock[1:4]] == [False, False, True]
+    assert ["median distance at failure" in part for part in by_clock[1:4]] == [False, False, True]
     assert ["median time to failure" in part for part in by_clock[1:4]] == [True, True, False]
+
+
+def test_side_by_side_every_clock_has_its_own_end_and_its_own_word(reports: Reports) -> None:
+    """The page always has the clocks side by side; that of distance counts no time."""
+    report = reports["good"]()
+    figures = {one.name: one.values for one in key_figures(report)}
+    assert figures["longest time observed"] == ("11 queries", "620 ms")
+    assert "mean up to that time" in figures
+    report.clock_reports.add().CopyFrom(report.clock_reports[0])
+    report.clock_reports[2].clock, report.distance_norm = CLOCK_DISTANCE, "inf"
+    figures = {one.name: one.values for one in key_figures(report)}
+    assert figures["longest time or largest distance observed"] == ("11 queries", "620 ms", "11")
+    assert {"median time to failure or distance at failure", "mean up to that time or distance"} < figures.keys()
+    assert clock_headers(report)[2] == "on the distance clock (norm inf)"
+    del report.clock_reports[:2]
+    assert {"median distance at failure", "expected distance at failure E[T]"} < {
+        one.name for one in key_figures(report)
+    }
+
+
+def test_every_figure_is_explained_where_all_is_printed(reports: Reports) -> None:
+    report = reports["good"]()
+    brief, full = render(report, width=110), " ".join(render(report, width=110, full=True).split())
+    for figure in key_figures(report):
+        assert f"• {figure.name}: {figure.explanation}" in full
+    assert "•" not in brief.split("256 samples")[0]
 
 
 def test_a_narrow_terminal_gets_one_clock_after_the_other(any_report: Report) -> None:
@@ -117,8 +143,8 @@ def test_settings_of_several_jobs_stand_with_their_effects(reports: Reports) -> 
         ]
     )
     text = render(report, width=110)
-    assert "epsilon doubled           × 0.500" in text
-    assert "attack=fgm (against pgd)  × 0.500 [0.400, 0.625]" in text
+    assert "epsilon doubled            × 0.500" in text
+    assert "attack fgm instead of pgd  × 0.500 [0.400, 0.625]" in text
     assert "intercept" not in text
 
 
@@ -213,7 +239,7 @@ def test_a_group_without_failures_shows_its_bound_beside_the_numbers(reports: Re
             fit.effect_bounds.add(covariate="attack=square (against pgd)", lower=9.52, level=0.95)
     text = render(report, width=110)
     assert "612.3" in text
-    assert "attack=square (against pgd)  × at least 9.52" in text
+    assert "attack square instead of pgd  × at least 9.52" in text
 
 
 def test_what_a_fit_without_numbers_leaves_known_is_said(reports: Reports) -> None:

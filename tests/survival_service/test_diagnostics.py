@@ -56,7 +56,7 @@ def test_one_job_says_that_every_sample_is_predicted_alike(job: Job, simulated_c
     assert "the same prediction" in of.notes[0]
     assert of.assumption_finding.startswith("There is one setting")
     assert of.cross_validation is not None
-    assert of.cross_validation.finding == "5 folds of samples: there is one configuration"
+    assert of.cross_validation.finding == "5 folds of samples, for there is one configuration"
     assert [test.statistic is not None for test in of.nesting_tests] == [
         True,
         True,

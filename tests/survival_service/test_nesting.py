@@ -54,7 +54,7 @@ def test_many_distinct_rows_are_not_fitted_with_a_shape_that_nobody_asked_for() 
     time = np.random.default_rng(3).exponential(size=400)
     found = of_pairs(exact(time), Distribution.WEIBULL)
     assert found[Distribution.EXPONENTIAL, Distribution.WEIBULL].statistic is not None
-    assert "name the generalised gamma" in found[Distribution.WEIBULL, Distribution.GENERALIZED_GAMMA].finding
+    assert "--distribution generalized-gamma" in found[Distribution.WEIBULL, Distribution.GENERALIZED_GAMMA].finding
 
 
 def test_rows_in_clusters_have_no_p_value() -> None:

@@ -65,7 +65,7 @@ def test_one_configuration_is_validated_by_samples_whether_counted_or_not() -> N
     time = np.ceil(8 * np.random.default_rng(1).random(90)) + 1
     rows = Observations(time - 1, time, np.ones(90), np.empty((90, 0)))
     counted, one = validated(rows.merged(), np.zeros(1, dtype=np.int64)), validated(rows, np.zeros(1, dtype=np.int64))
-    assert counted.finding == "5 folds of samples: there is one configuration"
+    assert counted.finding == "5 folds of samples, for there is one configuration"
     assert counted.results[0].concordance is None
     assert counted.results[0].log_likelihood_per_failure == pytest.approx(one.results[0].log_likelihood_per_failure)
     assert counted.results[0].integrated_brier_score == pytest.approx(one.results[0].integrated_brier_score)
