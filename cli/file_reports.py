@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from cli.errors import Misuse
-from cli.options import positive, whole
+from cli.options import seconds, whole
 
 if TYPE_CHECKING:
     from afr.survival.v1.survival_service_pb2 import Report, ReportOptions
@@ -77,7 +77,7 @@ def file_options(command: F) -> F:
         click.option("--epochs", type=whole, metavar="COUNT",
                      help="Of samples: the epochs of training, for the rate in queries."),
         click.option("--training-samples", type=whole, metavar="COUNT", help="The distinct samples trained on."),
-        click.option("--training-seconds", type=positive, metavar="SECONDS",
+        click.option("--training-seconds", type=seconds, metavar="SECONDS",
                      help="Device seconds of training, for the rate in seconds."),
         click.option("--outcomes", type=click.Path(path_type=Path), metavar="FILE",
                      help="Report on this outcomes.csv, or on totals of experiments, in place of jobs."),
@@ -132,7 +132,7 @@ def _of_samples(file: Any, said: FileOptions, options: ReportOptions) -> list[An
 def _of_experiments(file: Any, said: FileOptions, options: ReportOptions) -> list[Any]:
     from afr.survival.v1.survival_service_pb2 import ReportOutcomesRequest
 
-    from cli.outcome_files import ExperimentReading, experiment_batches
+    from cli.outcome_files import ExperimentReading, experiment_batches, experiment_columns
 
     per_sample = 0.0
     if said.training_seconds is not None and said.training_samples is not None:
@@ -144,6 +144,11 @@ def _of_experiments(file: Any, said: FileOptions, options: ReportOptions) -> lis
         skip_incomplete=said.skip_incomplete,
         training_seconds_per_sample=per_sample,
     )
+    if per_sample and "training_seconds_per_sample" in experiment_columns(file, reading):
+        raise Misuse(
+            "--training-seconds has no effect, since the file says what training cost each experiment: leave it out, "
+            "or rename that column"
+        )
     batches, skipped = experiment_batches(file, reading)
     if skipped:
         click.echo(f"note: {skipped} row{'s' if skipped > 1 else ''} left out: a cell is empty", err=True)

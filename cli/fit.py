@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from cli.commands import StrictCommand
+from cli.errors import Misuse
 from cli.fit_diagnostics import diagnostics_blocks, diagnostics_object
 from cli.options import distribution_number, distribution_option, level, survival_address
 
@@ -54,9 +55,12 @@ def fit(
     from cli.data_files import open_data
     from cli.locating import fitting_address
     from cli.observation_files import LOWER, UPPER, covariate_names, observation_batches
+    from cli.outcome_files import holds_samples
     from cli.submitting import submit
 
     file = open_data(path)
+    if LOWER not in file.columns and holds_samples(file):
+        raise Misuse(f"{path} holds outcomes of samples: report on it with `afrctl report --outcomes {path}`")
     for column in (LOWER, UPPER):
         file.position(column)
     covariates, left_out = covariate_names(file, ignored)

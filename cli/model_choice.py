@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from cli.errors import Misuse
-from cli.options import positive, whole
+from cli.options import seconds, whole
 from cli.options import seed as seed_type
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -71,7 +71,7 @@ _OPTIONS = (
     # Eager, so that it is known when --model is looked at.
     click.option("--program", default="", metavar="FILE", is_eager=True,
                  help="Take this .pt2 program of torch.export as the model."),
-    click.option("--training-seconds", type=positive, metavar="SECONDS",
+    click.option("--training-seconds", type=seconds, metavar="SECONDS",
                  help="What training such a model of your own cost, in device seconds."),
     click.option("--training-samples", type=whole, metavar="COUNT",
                  help="How many samples such a model of your own was trained on."),

@@ -38,6 +38,14 @@ def factor(value: str) -> float:
     return number
 
 
+def seconds(value: str) -> float:
+    """A duration that a message holds: from a nanosecond on, below 32 years."""
+    number = positive(value)
+    if not 1e-9 <= number < 1e9:
+        raise click.BadParameter(f"{value} is no duration in seconds between 1e-9 and 1e9")
+    return number
+
+
 def not_negative(value: str) -> float:
     """A finite number from zero on."""
     number = _finite(value)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _ROWS_PER_MESSAGE = 10_000
 _MOST_COVARIATES = 100
+# 32 years; a message holds the sum of hundreds of them.
+_MOST_SECONDS = 1e9
 
 EXPERIMENT_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "sample_count": ("attack.attack_size",),
@@ -74,6 +76,8 @@ def outcome_batches(file: DataFile) -> Iterator[OutcomeBatch]:
         verdict = _verdict(row["verdict"], where)
         for name, cell in row.items():
             columns[name].append(verdict if name == "verdict" else _outcome_cell(name, cell, verdict, where))
+        if VERDICTS[verdict] == "failed":
+            _check_failure({name: columns[name][-1] for name in COLUMNS}, where)
         sample = columns["sample_index"][-1]
         if sample in seen:
             raise Problem(f"{where}: sample {sample:.0f} stands there twice; a sample has one outcome")
@@ -104,9 +108,22 @@ def _outcome_cell(name: str, cell: Cell, verdict: int, where: str) -> float:
     value = number(cell, where, name)
     if value < 0:
         raise Problem(f"{where}: {name} is {shown(cell)}; it is not negative")
+    if "seconds" in name and value >= _MOST_SECONDS:
+        raise Problem(f"{where}: {name} is {shown(cell)}, more than any attack takes; write seconds")
     if whole and not (value == int(value) and value < 2**32):
         raise Problem(f"{where}: {name} is {shown(cell)}, which is no whole number below 2^32")
     return int(value) if whole else value
+
+
+def _check_failure(row: Mapping[str, float], where: str) -> None:
+    """Raises `Problem` if a failure ends before it begins, or cost nothing."""
+    for quantity in ("query_count", "gradient_count", "seconds"):
+        lower, upper = row[f"{quantity}_lower"], row[f"{quantity}_upper"]
+        if lower > upper:
+            raise Problem(f"{where}: {quantity}_lower {lower:g} is above {quantity}_upper {upper:g}; exchange them")
+    for name in ("query_count_upper", "seconds_upper"):
+        if row[name] <= 0:
+            raise Problem(f"{where}: {name} is 0, but the sample failed; write what it cost up to then")
 
 
 # --- A row an experiment
@@ -119,7 +136,7 @@ def experiment_batches(file: DataFile, reading: ExperimentReading) -> tuple[list
     """
     from afr.survival.v1.survival_service_pb2 import Covariate, ExperimentBatch
 
-    places = _places(file, reading)
+    places = experiment_columns(file, reading)
     chosen = {name: file.position(name) for name in reading.covariates}
     rows, skipped = _complete_rows(file, [*places.values(), *chosen.values()], reading.skip_incomplete)
     coded = _coded(file, rows, chosen)
@@ -136,7 +153,7 @@ def experiment_batches(file: DataFile, reading: ExperimentReading) -> tuple[list
     return batches, skipped
 
 
-def _places(file: DataFile, reading: ExperimentReading) -> dict[str, int]:
+def experiment_columns(file: DataFile, reading: ExperimentReading) -> dict[str, int]:
     """Where the quantities that the file has stand."""
     found = {}
     for name, others in EXPERIMENT_COLUMNS.items():
@@ -151,6 +168,8 @@ def _places(file: DataFile, reading: ExperimentReading) -> dict[str, int]:
         needed.append("adversarial_accuracy")
         if not reading.count_clean_errors:
             needed.append("accuracy")
+    if "duration_lower" in file.columns and not found:
+        raise Problem(f"{file.path} holds times to failure and no outcomes; `afrctl fit {file.path}` fits them")
     for name in needed:
         if name not in found:
             or_else = " (or failure_count)" if "accuracy" in name else ""
@@ -208,6 +227,9 @@ def _totals(cells: Sequence[Cell], places: Mapping[str, int], reading: Experimen
     for name in ("sample_count", "attack_seconds"):
         if values[name] <= 0:
             raise Problem(f"{where}: {name} is {shown(cells[places[name]])}; it must be above 0")
+    if values["attack_seconds"] >= _MOST_SECONDS:
+        cell = cells[places["attack_seconds"]]
+        raise Problem(f"{where}: attack_seconds is {shown(cell)}, more than any attack takes; write seconds")
     for name in ("accuracy", "adversarial_accuracy"):
         if values.get(name, 0.0) > 1:
             raise Problem(f"{where}: {name} is {shown(cells[places[name]])}; a share is at most 1")

@@ -206,6 +206,9 @@ WRONG_OUTCOMES = [
     ({"check_count": "1.5"}, "line 2: check_count is '1.5', which is no whole number"),
     ({"label": "-1"}, "line 2: label is '-1'; it is not negative"),
     ({"distance_l2": ""}, "line 2: distance_l2 is empty, which is no finite number"),
+    ({"query_count_lower": "9"}, "line 2: query_count_lower 9 is above query_count_upper 1; exchange them"),
+    ({"seconds_upper": "0"}, "line 2: seconds_upper is 0, but the sample failed; write what it cost up to then"),
+    ({"seconds_upper": "1e300"}, "line 2: seconds_upper is '1e300', more than any attack takes"),
 ]  # fmt: skip
 
 
@@ -231,6 +234,8 @@ WRONG_EXPERIMENTS = {
     HEAD: "has no rows below its header",
     f"{HEAD}100,5,10,1\n0,5,0,1\n": "line 3: sample_count is '0'; it must be above 0",
     f"{HEAD}100,0,10,1\n": "line 2: attack_seconds is '0'; it must be above 0",
+    f"{HEAD}100,1e300,10,1\n": "line 2: attack_seconds is '1e300', more than any attack takes; write seconds",
+    "duration_lower,duration_upper\n1,1\n": "holds times to failure and no outcomes; `afrctl fit",
     f"{HEAD}100,5,-1,1\n": "line 2: failure_count is '-1'; it is not negative",
     f"{HEAD}100,5,many,1\n": "line 2: failure_count is 'many', which is no finite number",
     f"{HEAD}100,5,101,1\n": "line 2: 101 failed and 0 misclassified samples are more than 100",
@@ -265,8 +270,14 @@ def test_an_unknown_quantity_is_a_misuse() -> None:
         (("report", "--outcomes", "outcomes.csv", "--covariate", "label"), "--covariate has no effect on outcomes.csv"),
         (("report", "--outcomes", "published.csv", "--epochs", "5"), "--epochs has no effect on published.csv"),
         (("report", "--outcomes", "published.csv", "--column", "n"), "no NAME=COLUMN"),
+        (("report", "--outcomes", "published.csv", "--training-seconds", "5", "--training-samples", "5",
+          "--column", "sample_count=n"),
+         "the file says what training cost"),
+        (("report", "--outcomes", "outcomes.csv", "--training-seconds", "1e308", "--training-samples", "5"),
+         "1e308 is no duration"),
+        (("fit", "outcomes.csv"), "report on it with `afrctl report --outcomes outcomes.csv`"),
     ],
-)
+)  # fmt: skip
 def test_a_misuse_is_one_line(afrctl: Any, arguments: tuple[str, ...], said: str) -> None:
     write_rows(afrctl.folder / "outcomes.csv", outcome_rows())
     write_rows(afrctl.folder / "published.csv", experiment_rows())
