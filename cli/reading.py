@@ -10,6 +10,7 @@ from cli.quantities import (
     DISTANCE,
     MEANINGS,
     NOTHING,
+    QUERIES,
     SECONDS,
     clock_word,
     conclusion_word,
@@ -261,6 +262,11 @@ def shares(report: Report) -> list[tuple[str, str]]:
 
 
 FIT_COLUMNS = ("distribution", "AIC", "weight", "BIC", "log L", "scale σ", "median", "restricted mean", "E[T]")
+
+
+def fits_title(clock: int) -> str:
+    """What a table of fits on a clock is headed; its queries have no unit in the cells."""
+    return f"fits on the {clock_word(clock)} clock{' (times in queries)' if clock == QUERIES else ''}"
 
 
 def fit_row(fit: Fit) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.covariates import effects, effects_caption
-from cli.quantities import NOTHING, clock_word, count, has_numbers
+from cli.quantities import NOTHING, count, has_numbers
 from cli.reading import (
     FIT_COLUMNS,
     GROUP_COLUMNS,
@@ -22,6 +22,7 @@ from cli.reading import (
     cost_lines,
     devices,
     fit_row,
+    fits_title,
     group_row,
     headline,
     incomplete,
@@ -91,7 +92,7 @@ def render(report: Report, *, colour: bool = False, width: int | None = None, fu
     if common:
         blocks.append("\n".join([styled("no fit", bold=True), *(wrapped(sentence, "", "  ") for sentence in common)]))
     for clock in () if common else report.clock_reports:
-        lines = [styled(f"fits on the {clock_word(clock.clock)} clock", bold=True)]
+        lines = [styled(fits_title(clock.clock), bold=True)]
         if rows := [fit_row(fit) for fit in clock.fits if has_numbers(fit)]:
             lines.append(_fits(rows, columns))
         if stretched := effects(clock):

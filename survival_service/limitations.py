@@ -181,7 +181,9 @@ def _of_counts(jobs: Sequence[tuple[JobFacts, OutcomeTable]], surviving_share: f
         outlived = "outlived the attack's budget"
         if any(facts.canceled for facts, _ in jobs):
             outlived = "had not failed when their attack ended or was canceled"
-        beyond = ", so the median lies beyond what was observed" if surviving_share > 0.5 else ""
+        beyond = ""
+        if surviving_share > 0.5:
+            beyond = f"; half of them were never seen to fail{', so every median is that of a fit' if fitted else ''}"
         yield f"{percent(censored)} of the samples at risk {outlived}{beyond}"
     if fitted and censored > NOTABLE_SHARE:
         yield (
@@ -193,16 +195,17 @@ def _of_counts(jobs: Sequence[tuple[JobFacts, OutcomeTable]], surviving_share: f
 
 def _of_fits(fits: Sequence[tuple[Clock, tuple[Fit, ...]]]) -> Iterator[str]:
     for clock, those in fits:
-        on = f"in {CLOCKS[clock]}"
+        far = clock is Clock.DISTANCE
+        what, furthest = ("distance", "largest distance") if far else (f"time in {CLOCKS[clock]}", "longest time")
         best = next((fit for fit in those if fit.has_numbers), None)
         if best is not None:
             name = DISTRIBUTIONS[best.distribution]
             if best.expected.value is not None and math.isinf(best.expected.value):
-                yield f"the best fit {on} ({name}) has no finite expected time"
+                yield f"the best fit on {CLOCKS[clock]} ({name}) has no finite expected {what.partition(' ')[0]}"
             elif best.extrapolated_share > NOTABLE_SHARE:
                 yield (
-                    f"{percent(best.extrapolated_share)} of the expected time {on} ({name}) lies beyond the longest "
-                    "time observed"
+                    f"{percent(best.extrapolated_share)} of the expected {what} ({name}) lies beyond the "
+                    f"{furthest} observed"
                 )
             yield from left_out(best.dropped_covariates)
     doubtful: dict[str, list[str]] = {}

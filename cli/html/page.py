@@ -21,6 +21,7 @@ from cli.quantities import (
     on_clock,
     share_interval,
     time_word,
+    value_on_clock,
     with_unit,
 )
 from cli.reading import (
@@ -34,6 +35,7 @@ from cli.reading import (
     cost_lines,
     devices,
     fit_row,
+    fits_title,
     group_row,
     headline,
     incomplete,
@@ -49,6 +51,13 @@ from cli.sections.section import Section
 
 if TYPE_CHECKING:
     from afr.survival.v1.survival_service_pb2 import ClockReport, Report
+
+_NORMS = {
+    "inf": ", the largest change of any one value",
+    "2": ", Euclidean length",
+    "1": ", the sum of all changes",
+    "0": ", the number of values that were changed",
+}
 
 
 def report_page(report: Report) -> str:
@@ -107,10 +116,19 @@ def _tiles(report: Report) -> Markup:
         clock = report.clock_reports[0]
         fit = best_fit(clock)
         what = time_word(clock.clock)
-        for name, field in ((f"Median {what}", "median"), (f"Expected {what}", "expected")):
-            value, rest = _parted(NOTHING if fit is None else on_clock(getattr(fit, field), clock.clock))
-            by = f"{distribution_word(fit.distribution)} fit" if fit is not None else "no fit carries a number"
-            tiles.append((name, with_unit(value, clock.clock), f"{rest} {by}".strip()))
+        if fit is None:
+            tiles.append((f"Median {what}", NOTHING, "no fit carries a number"))
+        else:
+            end = with_unit(value_on_clock(fit.restriction_time, clock.clock), clock.clock)
+            by = f"{distribution_word(fit.distribution)} fit"
+            beyond = ", beyond what was observed" if fit.median.value > fit.restriction_time else ""
+            # Not the expected time: it grows with the budget of the attack where a share never fails.
+            for name, field, why in (
+                (f"Median {what}", "median", f"{by}{beyond}"),
+                (f"Mean {what}, up to {end}", "restricted_mean", by),
+            ):
+                value, rest = _parted(on_clock(getattr(fit, field), clock.clock))
+                tiles.append((name, with_unit(value, clock.clock), f"{rest} {why}".strip()))
         # A distance costs nothing, so the rate is that of the next clock.
         costed = next((one for one in report.clock_reports if one.conclusion), clock)
         value, rest = _parted(interval(costed.cost_normalized_failure_rate))
@@ -164,13 +182,11 @@ def _clock(clock: ClockReport, norm: str) -> Markup:
     about = {
         "queries": "A query is one forward evaluation of the model for the sample. It depends on no hardware.",
         "seconds": "Device time, synchronised; the time of a batch is shared by the samples under attack in it.",
-        "distance": f"How far a sample had to be changed until the model was fooled, in the norm {norm} of images with "
-        "values in [0, 1].",
+        "distance": f"Lengths are in the norm {norm}{_NORMS.get(norm, '')}, of images with values in [0, 1].",
     }.get(word, "")
     numbers = [fit for fit in clock.fits if has_numbers(fit)]
-    tables = (
-        [data_table(f"Fits on the {word} clock, best AIC first", FIT_COLUMNS, map(fit_row, numbers))] if numbers else []
-    )
+    title = f"{_capitalised(fits_title(clock.clock))}, best AIC first"
+    tables = [data_table(title, FIT_COLUMNS, map(fit_row, numbers))] if numbers else []
     stretched = effects(clock)
     reasons = statuses(clock)
     without = element("ul", *(element("li", reason) for reason in reasons), class_="plain") if reasons else Markup("")

@@ -17,7 +17,8 @@ _CONDITIONAL = 2  # STATUS_TOO_FEW_MODELS
 _DEFINITION = (
     "An effect on seconds is defined as the product of its effect on queries, by an accelerated failure model, and on "
     "seconds per query, by least squares on their logarithms. A sample's seconds per query are what it was charged "
-    "over what it asked. The free fit is of the seconds themselves; the gap is the product over it."
+    "over what it asked. The free fit is of the seconds themselves; the gap is the product over it. Clusters are what "
+    "an interval counts as independent: images, or trained models."
 )
 _QUOTE = (
     "Quote the seconds of this table for an effect on seconds: the free fit lets seconds differ by more than queries "
@@ -41,7 +42,7 @@ def effects(report: Report) -> Section | None:
         title="robustness or latency",
         answer=of.finding,
         tables=(split, *_defences(of)),
-        notes=(*_statuses(of.effects), *of.notes, _QUOTE, _DEFINITION),
+        notes=(*_statuses(of.effects), _DEFINITION, *of.notes, _QUOTE),
         drawings=lambda: _drawings(of.effects),
     )
 

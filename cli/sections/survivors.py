@@ -157,7 +157,8 @@ def _notes(report: Report, clocks: list[ClockReport]) -> Iterator[str]:
                 name = f"{distribution_word(fit.distribution)} in {clock_word(clock.clock)}"
                 reasons.setdefault(fit.status_message, []).append(name)
     for message, names in reasons.items():
-        yield f"{', '.join(names)}: {message}."
+        listed = ", ".join(names)
+        yield f"{listed[:1].upper()}{listed[1:]}: {message}."
 
 
 def _drawings(shown: list[ClockReport]) -> list[Markup]:

@@ -89,7 +89,7 @@ def test_a_distance_has_a_norm_and_neither_costs_nor_a_conclusion(split: pb.Repo
     of.clock, of.training_cost_per_sample, of.attack_cost = pb.CLOCK_DISTANCE, 0.0, 0.0
     split.distance_norm = "2"
     page, text = report_page(split), render(split, width=200, full=True)
-    assert "in the norm 2 of images" in page
+    assert "in the norm 2, Euclidean length, of images" in page
     assert "length of the change to the sample" in page
     for shown in (page, text):
         assert "clocks disagree" not in shown

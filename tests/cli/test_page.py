@@ -7,7 +7,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 
 import pytest
-from afr.survival.v1.survival_service_pb2 import Coefficient, Estimate, Report
+from afr.survival.v1.survival_service_pb2 import CLOCK_DISTANCE, Coefficient, Estimate, Report
 
 from cli.html.axes import Scale, log_ticks, round_ticks
 from cli.html.charts import rate_figure
@@ -54,6 +54,25 @@ def test_every_page_is_well_formed(any_report: Report) -> None:
     checker = read(report_page(any_report))
     assert checker.faults == []
     assert checker.open == []
+
+
+def test_the_first_numbers_are_those_that_a_longer_attack_leaves_alone(reports: Reports) -> None:
+    """The expected time grows with the budget where a share never fails, and stands among all key figures alone."""
+    report = reports["good"]()
+    tiles = report_page(report).split('class="tiles"')[1].split("</section>")[0]
+    assert "Mean time to failure, up to 11 queries" in tiles
+    assert "Expected time" not in tiles
+    assert "beyond what was observed" not in tiles
+    report.clock_reports[0].fits[0].median.value = 11.5
+    assert "Weibull fit, beyond what was observed" in report_page(report)
+    report.clock_reports[0].clock, report.distance_norm = CLOCK_DISTANCE, "inf"
+    page = report_page(report)
+    tiles = page.split('class="tiles"')[1].split("</section>")[0]
+    assert "Median distance at failure" in tiles
+    assert "time to failure" not in tiles
+    assert "How far samples must be changed until the model is fooled" in page
+    assert "in the norm inf, the largest change of any one value" in page
+    assert "Failures by the distance at which they were found." in page
 
 
 def test_an_empty_report_makes_a_page() -> None:

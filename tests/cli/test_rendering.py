@@ -98,6 +98,13 @@ def test_side_by_side_every_clock_has_its_own_end_and_its_own_word(reports: Repo
     }
 
 
+def test_the_fits_say_what_their_times_are_counted_in(reports: Reports) -> None:
+    """A cell in queries has no unit of its own, one in seconds has."""
+    text = render(reports["good"](), width=110)
+    assert "fits on the queries clock (times in queries)" in text.splitlines()
+    assert "fits on the seconds clock" in text.splitlines()
+
+
 def test_every_figure_is_explained_where_all_is_printed(reports: Reports) -> None:
     report = reports["good"]()
     brief, full = render(report, width=110), " ".join(render(report, width=110, full=True).split())

@@ -107,7 +107,7 @@ def test_a_defence_that_changes_nothing_is_not_found_to(job: Job, simulated_chec
     ]
     found = effects_of(several)
     assert found.effects[0].p_value == 1.0
-    assert "no difference in queries from no defence is shown" in found.finding
+    assert "No difference in queries between jpeg and no defence is shown" in found.finding
 
 
 def test_a_group_without_failures_is_left_out_and_named(job: Job, simulated_checks: Checks) -> None:

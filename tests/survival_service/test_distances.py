@@ -162,6 +162,15 @@ def test_a_sweep_of_weibull_distances_finds_its_scale(at: Job) -> None:
     assert weibull.observation_count == 400
 
 
+def test_a_distance_is_limited_as_a_distance(at: Job) -> None:
+    generator = np.random.default_rng(4)
+    true = 0.1 * generator.weibull(2.0, 300)
+    jobs = [at(float(e), [2 if distance <= e else None for distance in true]) for e in (0.02, 0.04, 0.08)]
+    said = [one for one in make_report(jobs, ReportOptions()).limitations if "expected distance" in one]
+    assert said
+    assert all(one.endswith("lies beyond the largest distance observed.") for one in said)
+
+
 def test_a_report_on_distance_is_refused_where_there_is_none(job: Job) -> None:
     with pytest.raises(InvalidRequest, match="no report on the clock of distance: job job-1") as caught:
         make_report([job([1, 2, 3])], ReportOptions(clock=Clock.DISTANCE))
