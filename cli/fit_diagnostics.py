@@ -21,6 +21,7 @@ def diagnostics_blocks(fitted: FitOutcomesResponse) -> list[str]:
         nesting_rows,
         prediction_rows,
         probability,
+        untested_residuals,
         validation_rows,
     )
     from cli.tables import table
@@ -32,7 +33,8 @@ def diagnostics_blocks(fitted: FitOutcomesResponse) -> list[str]:
     header = [f"shares at {number(of.calibration_time)}", *PREDICTION_COLUMNS[1:], "residuals p"]
     tests = [probability(one.residual_p_value) if one.HasField("residual_p_value") else "–" for one in of.distributions]
     predicted = [[*row, test] for row, test in zip(prediction_rows(of), tests, strict=True)]
-    blocks = [f"{finding}\n{table(header, predicted, right=range(1, len(header)))}"]
+    reasons = [paragraph(sentence, columns, "", "  ") for sentence in untested_residuals(of)]
+    blocks = ["\n".join([finding, table(header, predicted, right=range(1, len(header))), *reasons])]
     if nested := nesting_rows(of):
         blocks.append(table(NESTING_COLUMNS, nested, right=(1, 2)))
     if validated := validation_rows(of):
@@ -42,7 +44,9 @@ def diagnostics_blocks(fitted: FitOutcomesResponse) -> list[str]:
     if of.assumption_checks:
         shown = table(CHECKED, checked_rows(of), right=range(1, len(CHECKED)))
         caption = paragraph(f"One factor for early and late failures? {of.assumption_finding}", columns)
-        blocks.append(f"{caption}\n{shown}")
+        why = dict.fromkeys(check.finding for check in of.assumption_checks if not check.HasField("p_value"))
+        reasons = [paragraph(f"{sentence}.", columns, "", "  ") for sentence in why]
+        blocks.append("\n".join([caption, shown, *reasons]))
     return blocks
 
 

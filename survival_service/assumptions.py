@@ -79,12 +79,13 @@ def assumption_checks(fitted: FittedRows) -> tuple[AssumptionCheck, ...]:
     treatments = [j for j in range(len(data.names)) if _two_groups(data.covariates[:, j])][:TREATMENT_LIMIT]
     checks: list[AssumptionCheck] = []
     advice = advice_on(found.clock)
+    few, more = (advice.one, advice.for_samples) if cluster is None else (advice.cluster, advice.for_clusters)
     for j, name in enumerate(data.names):
         quantiles = group_quantiles(fitted, j) if j in treatments else None
         test = None if sums is None else single_test(sums, j)
         if test is None or sums is None:
             why = (
-                f"{advice.setting(name)} is not tested with fewer than {needed} {advice.one}s; {advice.for_samples}"
+                f"{advice.setting(name)} is not tested with fewer than {needed} {few}s; {more}"
                 if sums is None
                 else f"these checks do not tell whether {advice.setting(name)} changes the spread"
             )

@@ -92,7 +92,8 @@ def residual_test(fitted: FittedRows) -> MomentTest | str:
     needed = _ROWS_PER_TERM * (_ORDERS + model.information.shape[0])
     if independent < needed:
         advice = advice_on(fitted.found.clock)
-        return f"the residuals are not tested with fewer than {needed} {advice.one}s; {advice.for_samples}"
+        few, more = (advice.one, advice.for_samples) if cluster is None else (advice.cluster, advice.for_clusters)
+        return f"the residuals are not tested with fewer than {needed} {few}s; {more}"
     weight = np.ones(design.row_count) if design.weight is None else design.weight
     sums = moment_sums(model.moments, model.parameters, model.information, model.scores, weight, cluster)
     test = None if sums is None else joint_test(sums)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from cli.quantities import NOTHING, clock_word, distribution_word, has_numbers, share, value_on_clock, with_unit
@@ -97,26 +97,37 @@ def _tables(clock: ClockReport) -> list[SectionTable]:
 
 def _findings(clocks: list[ClockReport]) -> list[str]:
     """What each clock's diagnostics say beside their numbers, or why there are none."""
-    return on_clocks((clock.clock, finding) for clock in clocks for finding in _of_clock(clock.diagnostics))
+    return on_clocks((clock.clock, finding) for clock in clocks for finding in _untested(clock.diagnostics))
 
 
-def _of_clock(of: Diagnostics) -> Iterator[str]:
+def _untested(of: Diagnostics) -> Iterator[str]:
+    yield from untested_residuals(of)
+    pairs = [
+        (test.finding, f"{distribution_word(test.narrow)} in {distribution_word(test.wide)}")
+        for test in of.nesting_tests
+        if not test.HasField("statistic")
+    ]
+    yield from _by_reason(pairs)
+    yield from _by_reason((one.finding, distribution_word(one.distribution)) for one in of.cross_validation.results)
+    if of.HasField("cross_validation") and not of.cross_validation.fold_count:
+        yield f"{of.cross_validation.finding[:1].upper()}{of.cross_validation.finding[1:]}."
+
+
+def untested_residuals(of: Diagnostics) -> Iterator[str]:
+    """Why the residuals of fits are not tested, each reason once."""
+    without = (one for one in of.distributions if not one.HasField("residual_p_value"))
+    return _by_reason((one.finding, distribution_word(one.distribution)) for one in without)
+
+
+def _by_reason(found: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """A sentence a reason, with the names that it holds for; what has no reason is left out."""
     reasons: dict[str, list[str]] = {}
-    for one in of.distributions:
-        if not one.HasField("residual_p_value"):
-            reasons.setdefault(one.finding, []).append(distribution_word(one.distribution))
-    for test in of.nesting_tests:
-        if not test.HasField("statistic"):
-            pair = f"{distribution_word(test.narrow)} in {distribution_word(test.wide)}"
-            reasons.setdefault(test.finding, []).append(pair)
-    for result in of.cross_validation.results:
-        if result.finding:
-            reasons.setdefault(result.finding, []).append(distribution_word(result.distribution))
+    for reason, name in found:
+        if reason:
+            reasons.setdefault(reason, []).append(name)
     for reason, names in reasons.items():
         listed = ", ".join(names)
         yield f"{listed[:1].upper()}{listed[1:]}: {reason}."
-    if of.HasField("cross_validation") and not of.cross_validation.fold_count:
-        yield f"{of.cross_validation.finding[:1].upper()}{of.cross_validation.finding[1:]}."
 
 
 def rows(of: Diagnostics, fits: list[Fit]) -> tuple[tuple[str, ...], ...]:

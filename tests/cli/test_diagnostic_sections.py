@@ -161,6 +161,9 @@ def test_afrctl_fit_shows_a_block_and_json() -> None:
     text = "\n\n".join(diagnostics_blocks(fitted))
     assert text.startswith("The Weibull does not fit.\nshares at 7.00")
     assert "Predicted for samples not seen: 5 folds of images" in text
+    assert "Log-normal: the residuals are not tested." in text
+    assert text.endswith("epsilon is not tested.")
+    assert "not tested: no time" not in text
     content = diagnostics_object(fitted)
     assert content is not None
     assert content["distributions"][0]["distribution"] == "weibull"

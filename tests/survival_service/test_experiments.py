@@ -138,10 +138,20 @@ def test_a_report_counts_everything_once_and_says_what_it_rests_on() -> None:
     best, *others = clock.fits
     assert best.distribution is Distribution.EXPONENTIAL
     assert {one.status for one in others} == {Status.SINGLE_CHECK}
+    # Whoever published the totals has made the attacks: another attack is no advice.
+    assert {one.status_message.rpartition("; ")[2] for one in others} == {"submit one row a sample"}
     assert best.concordance is not None
     assert [group.group for group in report.experiment_groups] == ["fgm", "pgd"]
     assert any("totals of experiments" in sentence for sentence in report.limitations)
     assert any("10 % of the samples were wrong" in sentence for sentence in report.limitations)
+
+
+def test_one_rate_for_unlike_experiments_is_held_against_what_a_failure_cost() -> None:
+    """FGM takes 0.01 s a sample and PGD 20 s: the rate of the quick ones says nothing of the others' cost."""
+    unlike = report_experiments(experiments(attack_seconds=[1.0, 1.2, 2000.0, 2600.0]), ReportOptions())
+    alike = report_experiments(experiments(attack_seconds=[10.0, 12.0, 20.0, 22.0]), ReportOptions())
+    assert any("at rates too unlike for one" in sentence for sentence in unlike.limitations)
+    assert not any("at rates too unlike for one" in sentence for sentence in alike.limitations)
 
 
 def test_a_group_that_is_broken_alone_is_named_where_all_together_are_not() -> None:
