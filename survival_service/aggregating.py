@@ -15,7 +15,7 @@ from survival_service.fitting import Fit, Status, fit, ranked
 from survival_service.limitations import left_out
 from survival_service.metrics import concordance
 from survival_service.observations import Clock
-from survival_service.reporting import ClockReport, CostSummary, Report, ReportOptions
+from survival_service.reports import ClockReport, CostSummary, Report, ReportOptions
 from survival_service.scoring import Conclusion, Score
 from survival_service.wording import interval, level_in_words, number, percent
 

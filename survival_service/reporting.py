@@ -1,11 +1,9 @@
-"""The robustness report: what was learnt on each clock, what it cost, and what limits the numbers."""
+"""Making robustness reports: what was learnt on each clock, what it cost, and what limits the numbers."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,23 +11,18 @@ from numpy.typing import NDArray
 from survival_service.accuracies import adversarial_accuracy, clean_share
 from survival_service.contrasts import effect_report
 from survival_service.criteria import averaged
-from survival_service.cure import CureFit, cure_fits, needs_cured_share
-from survival_service.diagnostics import Diagnostics, diagnose
+from survival_service.cure import cure_fits, needs_cured_share
+from survival_service.diagnostics import diagnose
 from survival_service.distances import distances, no_distance
 from survival_service.distributions import Distribution
-from survival_service.effects import EffectReport
 from survival_service.errors import InvalidRequest
 from survival_service.estimates import (
-    DEFAULT_LEVEL,
     NO_ESTIMATE,
-    Curve,
     Estimate,
-    Histogram,
     effective_trials,
     share_upper_bound,
     wilson,
 )
-from survival_service.experiments import ExperimentGroup
 from survival_service.fitting import Fit, Prepared, Status, described, fit, prepared, ranked
 from survival_service.hurdle import hurdle_restricted_mean
 from survival_service.jobs import JobFacts
@@ -38,166 +31,20 @@ from survival_service.nonparametric import histogram, kaplan_meier
 from survival_service.observations import Clock, IntArray, Observations, OutcomeColumns, Verdict
 from survival_service.outcome_table import OutcomeTable
 from survival_service.pooling import jobs_of_rows, pooled
-from survival_service.ranking import FitConcordance, fit_concordances
-from survival_service.scoring import Conclusion, Score, Spending, benign_rate, images, paper_rate, score, spending
-from survival_service.sequential import Monitor, Stopping
+from survival_service.ranking import fit_concordances
+from survival_service.reports import (
+    ClockReport,
+    CostSummary,
+    ObservationFits,
+    Report,
+    ReportedJob,
+    ReportOptions,
+    ReportProgress,
+)
+from survival_service.scoring import Score, Spending, benign_rate, images, paper_rate, score, spending
+from survival_service.sequential import Monitor
 from survival_service.stopping import decided
 from survival_service.wording import summary
-
-DEFAULT_DISTRIBUTIONS = (Distribution.WEIBULL, Distribution.LOG_NORMAL, Distribution.LOG_LOGISTIC)
-
-
-@dataclass(frozen=True, slots=True)
-class ReportOptions:
-    """What a report is made with. Raises `InvalidRequest` for a level outside (0, 1) or a price not above 0."""
-
-    clock: Clock = Clock.QUERIES
-    distributions: tuple[Distribution, ...] = DEFAULT_DISTRIBUTIONS
-    confidence_level: float = DEFAULT_LEVEL
-    defender_price_usd_per_hour: float | None = None
-    attacker_price_usd_per_hour: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.confidence_level < 1:
-            message = f"confidence_level must lie between 0 and 1, such as 0.95, not {self.confidence_level:g}"
-            raise InvalidRequest("options.confidence_level", message)
-        if not self.distributions:
-            raise InvalidRequest("options.distributions", "name at least one distribution to fit")
-        for name in ("defender_price_usd_per_hour", "attacker_price_usd_per_hour"):
-            price = getattr(self, name)
-            if price is not None and not (math.isfinite(price) and price > 0):
-                raise InvalidRequest(f"options.{name}", f"{name} must be a price above 0, not {price:g}")
-
-    def price_ratio(self, clock: Clock) -> float:
-        """The defender's price over the attacker's. A count of evaluations has no price of its own."""
-        defender, attacker = self.defender_price_usd_per_hour, self.attacker_price_usd_per_hour
-        if clock is not Clock.SECONDS or defender is None or attacker is None:
-            return 1.0
-        return defender / attacker
-
-
-@dataclass(frozen=True, slots=True)
-class ClockReport:
-    """All that was learnt on one clock. Fields are those of the contract's `ClockReport`."""
-
-    clock: Clock
-    fits: tuple[Fit, ...]
-    kaplan_meier: Curve
-    histogram: Histogram
-    cost_per_failure: Estimate
-    training_cost_per_sample: float
-    attack_cost: float
-    cost_normalized_failure_rate: Estimate
-    confidence_above_one: float | None
-    conclusion: Conclusion | None
-    paper_rate: Estimate | None
-    benign_rate: Estimate | None
-    averaged_median: Estimate | None = None
-    averaged_restricted_mean: Estimate | None = None
-    cure_fits: tuple[CureFit, ...] = ()
-    hurdle_restricted_mean: Estimate | None = None
-    concordances: tuple[FitConcordance, ...] = ()
-    diagnostics: Diagnostics | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ReportedJob:
-    """One attack job of a report. Fields are those of the contract's `ReportedJob`."""
-
-    attack_job_id: str
-    model: str
-    dataset: str
-    attack: str
-    engine: str
-    norm: str
-    attack_parameters: Mapping[str, float]
-    weights_digest: str
-    clean_accuracy: float
-    attack_device_name: str
-    training_device_name: str
-    failed_count: int
-    survived_count: int
-    misclassified_count: int
-    defence: str
-    defence_parameters: Mapping[str, float]
-    defended_accuracy: float
-    clean_rejection_share: float
-    randomized: bool
-    rejected_count: int
-
-
-@dataclass(frozen=True, slots=True)
-class CostSummary:
-    """Costs in device seconds and, where prices are known, in US dollars (else None).
-
-    `training_seconds`, `attack_seconds` and `clean_seconds` are the contract's `training_duration` and so on.
-    """
-
-    training_seconds: float
-    attack_seconds: float
-    clean_seconds: float
-    defender_price_usd_per_hour: float | None
-    attacker_price_usd_per_hour: float | None
-    training_cost_usd: float | None
-    attack_cost_usd: float | None
-    cost_per_failure_usd: float | None
-    training_sample_count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """How long the attacked models survive, and what that robustness cost. Fields are those of the contract.
-
-    `report_id` and `create_time` are the server's to fill in, with `dataclasses.replace`.
-    """
-
-    attack_job_ids: tuple[str, ...]
-    sample_count: int
-    failed_count: int
-    survived_count: int
-    misclassified_count: int
-    clean_accuracy: Estimate
-    adversarial_accuracy: Estimate
-    failure_share: Estimate
-    clock_reports: tuple[ClockReport, ...]
-    summary: str
-    conclusion: Conclusion
-    limitations: tuple[str, ...]
-    costs: CostSummary
-    jobs: tuple[ReportedJob, ...]
-    partial: bool
-    confidence_level: float
-    experiment_groups: tuple[ExperimentGroup, ...] = ()
-    effect_report: EffectReport | None = None
-    distance_norm: str = ""
-    stopping: Stopping | None = None
-    report_id: str = ""
-    create_time: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ReportProgress:
-    """How far the reading of outcomes has come. Fields are those of the contract's `ReportProgress`."""
-
-    outcome_count: int
-    failed_count: int
-    survived_count: int
-    misclassified_count: int
-    in_flight_count: int
-    provisional_fits: tuple[Fit, ...] = ()
-    stopping: Stopping | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ObservationFits:
-    """Fits to observations of any origin: the contract's `FitOutcomesResponse`."""
-
-    fits: tuple[Fit, ...]
-    observation_count: int
-    failure_count: int
-    misclassified_count: int
-    kaplan_meier: Curve
-    diagnostics: Diagnostics | None = None
 
 
 def make_report(
@@ -220,11 +67,12 @@ def make_report(
     require_clock([facts for facts, _ in jobs], options)
     norm = "" if no_distance([facts for facts, _ in jobs]) else jobs[0][0].norm
     clocks = dict.fromkeys((options.clock, Clock.QUERIES, Clock.SECONDS, *([Clock.DISTANCE] if norm else [])))
-    scores = {clock: _score(spending(outcomes, clock), clock, options) for clock in (Clock.SECONDS, Clock.QUERIES)}
+    spent = {clock: spending(outcomes, clock) for clock in (Clock.SECONDS, Clock.QUERIES)}
+    scores = {clock: score(of, level, price_ratio=options.price_ratio(clock)) for clock, of in spent.items()}
     reports = {
-        clock: _clock_report(jobs, outcomes, clock, scores[clock], options)
-        if clock in scores
-        else _distance_report(jobs, options)
+        clock: _survival_report(prepared(distances(jobs)), clock, options)
+        if clock is Clock.DISTANCE
+        else _clock_report(jobs, outcomes, clock, spent[clock], scores[clock], options)
         for clock in clocks
     }
     requested, concluding = reports[options.clock], reports[options.clock.of_costs]
@@ -265,7 +113,7 @@ def make_report(
             conclusions=[(report.clock, report.conclusion) for report in reports.values()],
             stopped_as_planned=stopping is not None and stopping.met,
         ),
-        costs=_costs(outcomes, scores[Clock.SECONDS], options),
+        costs=_costs(outcomes, spent[Clock.SECONDS], scores[Clock.SECONDS], options),
         jobs=tuple(_reported(facts, table) for facts, table in jobs),
         partial=any(
             facts.canceled or table.outcome_count < facts.sample_count or table.in_flight_count for facts, table in jobs
@@ -341,30 +189,23 @@ def _fits(
     )
 
 
-def _score(spent: Spending, clock: Clock, options: ReportOptions) -> Score:
-    return score(spent, options.confidence_level, price_ratio=options.price_ratio(clock))
-
-
 def _clock_report(
     jobs: Sequence[tuple[JobFacts, OutcomeTable]],
     outcomes: Sequence[tuple[JobFacts, OutcomeColumns]],
     clock: Clock,
+    spent: Spending,
     scored: Score,
     options: ReportOptions,
 ) -> ClockReport:
     level, prices = options.confidence_level, options.price_ratio(clock)
-    observations = pooled(jobs, clock)
-    spent = spending(outcomes, clock)
-    rows = prepared(observations)
-    fits = _fits(rows, options, clock)
+    rows = prepared(pooled(jobs, clock))
+    survival = _survival_report(rows, clock, options, jobs_of_rows(jobs))
+    fits = survival.fits
     # The limit of a fit where a group had no failure has the times of the other samples only, and not those of all.
     best = next((one for one in fits if one.status is Status.OK), None)
     clean = clean_share(jobs)
-    return ClockReport(
-        clock=clock,
-        fits=fits,
-        kaplan_meier=kaplan_meier(observations, level),
-        histogram=histogram(observations),
+    return replace(
+        survival,
         cost_per_failure=scored.cost_per_failure,
         training_cost_per_sample=spent.training_cost_per_sample,
         attack_cost=spent.attack_cost,
@@ -377,7 +218,6 @@ def _clock_report(
         averaged_restricted_mean=averaged(fits, "restricted_mean", level),
         cure_fits=cure_fits(rows, fits, level=level),
         concordances=fit_concordances(fits, rows, level=level),
-        diagnostics=diagnose(fits, rows, jobs_of_rows(jobs)),
         hurdle_restricted_mean=hurdle_restricted_mean(
             best.restricted_mean,
             clean.value,
@@ -391,24 +231,17 @@ def _clock_report(
     )
 
 
-def _distance_report(jobs: Sequence[tuple[JobFacts, OutcomeTable]], options: ReportOptions) -> ClockReport:
-    observations = distances(jobs)
-    rows = prepared(observations)
-    fits = _fits(rows, options, Clock.DISTANCE)
+def _survival_report(
+    rows: Prepared, clock: Clock, options: ReportOptions, configuration: IntArray | None = None
+) -> ClockReport:
+    """What these times say, whatever they cost; `configuration` numbers the attack job of each row."""
+    fits = _fits(rows, options, clock)
     return ClockReport(
-        clock=Clock.DISTANCE,
+        clock=clock,
         fits=fits,
-        kaplan_meier=kaplan_meier(observations, options.confidence_level),
-        histogram=histogram(observations),
-        cost_per_failure=NO_ESTIMATE,
-        training_cost_per_sample=0.0,
-        attack_cost=0.0,
-        cost_normalized_failure_rate=NO_ESTIMATE,
-        confidence_above_one=None,
-        conclusion=None,
-        paper_rate=None,
-        benign_rate=None,
-        diagnostics=diagnose(fits, rows),
+        kaplan_meier=kaplan_meier(rows.observations, options.confidence_level),
+        histogram=histogram(rows.observations),
+        diagnostics=diagnose(fits, rows, configuration),
     )
 
 
@@ -425,23 +258,24 @@ def _share(events: NDArray[np.bool_], image: IntArray, level: float, *, bound_wi
     return wilson(count * trials / events.size, trials, level)
 
 
-def _costs(outcomes: Sequence[tuple[JobFacts, OutcomeColumns]], scored: Score, options: ReportOptions) -> CostSummary:
+def _costs(
+    outcomes: Sequence[tuple[JobFacts, OutcomeColumns]], spent: Spending, scored: Score, options: ReportOptions
+) -> CostSummary:
     models = {facts.weights_digest or facts.attack_job_id: facts for facts, _ in outcomes}.values()
     training = sum(facts.training_seconds for facts in models)
     trained_on: dict[str, int] = {}
     for facts in models:
         trained_on[facts.dataset] = max(trained_on.get(facts.dataset, 0), facts.training_sample_count)
-    attack = spending(outcomes, Clock.SECONDS).attack_cost
     defender, attacker = options.defender_price_usd_per_hour, options.attacker_price_usd_per_hour
     per_failure = scored.cost_per_failure.value
     return CostSummary(
         training_seconds=training,
-        attack_seconds=attack,
+        attack_seconds=spent.attack_cost,
         clean_seconds=float(sum(columns.clean_seconds.sum() for _, columns in outcomes)),
         defender_price_usd_per_hour=defender,
         attacker_price_usd_per_hour=attacker,
         training_cost_usd=_price(training, defender) if all(facts.training_seconds > 0 for facts in models) else None,
-        attack_cost_usd=_price(attack, attacker),
+        attack_cost_usd=_price(spent.attack_cost, attacker),
         cost_per_failure_usd=None if per_failure is None else _price(per_failure, attacker),
         training_sample_count=sum(trained_on.values()),
     )

@@ -24,6 +24,7 @@ from survival_service.adapters.submission import ReportSubmission, Submission
 from survival_service.errors import InvalidRequest
 from survival_service.estimates import DEFAULT_LEVEL
 from survival_service.planning import plan_samples
+from survival_service.reports import Report, ReportOptions, ReportProgress
 from survival_service.sequential import Monitor
 from survival_service.stopping import decided, look_at
 
@@ -82,11 +83,11 @@ class SurvivalServicer(pb_grpc.SurvivalServiceServicer):
         yield pb.CreateReportResponse(report=await self._work(lambda: self._keep(report)))
 
     async def _follow(
-        self, reading: Reading, options: reporting.ReportOptions, monitor: Monitor | None
-    ) -> AsyncIterator[reporting.ReportProgress]:
+        self, reading: Reading, options: ReportOptions, monitor: Monitor | None
+    ) -> AsyncIterator[ReportProgress]:
         """The progress of a reading until all its jobs have ended, at a bounded rate, with the looks that fell due."""
         loop = asyncio.get_running_loop()
-        progress = reporting.ReportProgress(0, 0, 0, 0, 0)
+        progress = ReportProgress(0, 0, 0, 0, 0)
         if monitor is not None:
             progress = replace(progress, stopping=decided(monitor, *_facts_and_tables(reading)[0], options.clock))
         yield progress
@@ -108,7 +109,7 @@ class SurvivalServicer(pb_grpc.SurvivalServiceServicer):
                 due = max(began + self._pace.shortest, working + worked / self._pace.share)
                 await reading.rest(due - loop.time())
 
-    def _keep(self, report: reporting.Report) -> pb.Report:
+    def _keep(self, report: Report) -> pb.Report:
         now = datetime.now(UTC)
         message = wire.report(replace(report, report_id=new_report_id(now), create_time=now))
         try:
@@ -175,15 +176,15 @@ class SurvivalServicer(pb_grpc.SurvivalServiceServicer):
 
 
 def _progress(
-    reading: Reading, options: reporting.ReportOptions, last: reporting.ReportProgress, monitor: Monitor | None
-) -> reporting.ReportProgress:
+    reading: Reading, options: ReportOptions, last: ReportProgress, monitor: Monitor | None
+) -> ReportProgress:
     jobs, looked = _facts_and_tables(reading), _looked(monitor, last)
     if looked is not None:
         looked = look_at(looked, *jobs[0], options.clock, ended=reading.ended)
     return reporting.make_progress(jobs, options, last, looked)
 
 
-def _looked(monitor: Monitor | None, progress: reporting.ReportProgress) -> Monitor | None:
+def _looked(monitor: Monitor | None, progress: ReportProgress) -> Monitor | None:
     """The monitor with the looks taken until this progress."""
     return monitor if monitor is None or progress.stopping is None else replace(monitor, looks=progress.stopping.looks)
 

@@ -17,7 +17,8 @@ from survival_service.aggregating import report_experiments
 from survival_service.errors import InvalidObservations, InvalidRequest, OutcomesCorrupt
 from survival_service.observations import Clock, Observations
 from survival_service.outcome_table import OutcomeTable
-from survival_service.reporting import ObservationFits, Report, ReportOptions, fit_observations, make_report
+from survival_service.reporting import fit_observations, make_report
+from survival_service.reports import ObservationFits, Report, ReportOptions
 from survival_service.wording import SPENT_IN, how_to_tell_training_cost
 
 MOST_ROWS = 2_000_000

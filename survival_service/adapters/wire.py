@@ -37,7 +37,7 @@ from survival_service.nesting import NestingTest
 from survival_service.observations import Clock, InFlightColumns, Observations, OutcomeColumns
 from survival_service.planning import DEFAULT_POWER, Comparison, ComparisonPlan, SamplePlan
 from survival_service.ranking import FitConcordance
-from survival_service.reporting import (
+from survival_service.reports import (
     DEFAULT_DISTRIBUTIONS,
     ClockReport,
     CostSummary,

@@ -22,7 +22,7 @@ from cli.reading import clock_headers, key_figures
 from cli.rendering import paragraph, render
 from cli.tables import visible_width
 from survival_service.adapters.wire import from_proto
-from survival_service.reporting import Report as StoredReport
+from survival_service.reports import Report as StoredReport
 
 Reports = dict[str, Callable[[], Report]]
 

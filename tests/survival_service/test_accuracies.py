@@ -13,7 +13,8 @@ from survival_service.estimates import NO_ESTIMATE, wilson
 from survival_service.jobs import JobFacts
 from survival_service.observations import OutcomeColumns
 from survival_service.outcome_table import OutcomeTable
-from survival_service.reporting import ReportOptions, make_report
+from survival_service.reporting import make_report
+from survival_service.reports import ReportOptions
 
 Job = Callable[..., tuple[JobFacts, OutcomeTable]]
 

@@ -13,7 +13,8 @@ from survival_service.effects import EffectReport, EffectStatus
 from survival_service.jobs import JobFacts
 from survival_service.observations import Clock
 from survival_service.outcome_table import OutcomeTable
-from survival_service.reporting import ReportOptions, make_report
+from survival_service.reporting import make_report
+from survival_service.reports import ReportOptions
 
 Facts = Callable[..., JobFacts]
 Job = Callable[..., tuple[JobFacts, OutcomeTable]]

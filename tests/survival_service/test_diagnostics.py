@@ -13,7 +13,8 @@ from survival_service.diagnostics import Diagnostics, diagnose
 from survival_service.distributions import Distribution
 from survival_service.fitting import described, fit, prepared, ranked
 from survival_service.observations import Observations
-from survival_service.reporting import ReportOptions, fit_observations, make_report
+from survival_service.reporting import fit_observations, make_report
+from survival_service.reports import ReportOptions
 
 Job = Callable[..., Any]
 Checks = Callable[..., list[int | None]]

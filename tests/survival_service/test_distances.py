@@ -16,7 +16,8 @@ from survival_service.fitting import Status
 from survival_service.jobs import JobFacts
 from survival_service.observations import Clock, OutcomeColumns
 from survival_service.outcome_table import OutcomeTable
-from survival_service.reporting import ReportOptions, make_progress, make_report
+from survival_service.reporting import make_progress, make_report
+from survival_service.reports import ReportOptions
 from survival_service.scoring import Conclusion
 
 Facts = Callable[..., JobFacts]

@@ -14,7 +14,7 @@ from survival_service.errors import InvalidObservations, InvalidRequest
 from survival_service.experiments import Experiments, groups, share
 from survival_service.fitting import Status, fit
 from survival_service.observations import Clock
-from survival_service.reporting import ReportOptions
+from survival_service.reports import ReportOptions
 from survival_service.scoring import Conclusion
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from survival_service.estimates import NO_ESTIMATE, Estimate
 from survival_service.hurdle import hurdle_restricted_mean
-from survival_service.reporting import ReportOptions, make_report
+from survival_service.reporting import make_report
+from survival_service.reports import ReportOptions
 
 Job = Callable[..., object]
 

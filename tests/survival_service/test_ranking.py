@@ -16,7 +16,8 @@ from survival_service.observations import Clock, Observations
 from survival_service.outcome_table import OutcomeTable
 from survival_service.preparing import prepared
 from survival_service.ranking import fit_concordances
-from survival_service.reporting import ReportOptions, make_report
+from survival_service.reporting import make_report
+from survival_service.reports import ReportOptions
 
 Job = Callable[..., tuple[JobFacts, OutcomeTable]]
 

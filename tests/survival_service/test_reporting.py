@@ -18,7 +18,8 @@ from survival_service.fitting import Status
 from survival_service.jobs import JobFacts
 from survival_service.observations import Clock, Observations
 from survival_service.outcome_table import OutcomeTable
-from survival_service.reporting import ReportOptions, fit_observations, make_progress, make_report
+from survival_service.reporting import fit_observations, make_progress, make_report
+from survival_service.reports import ReportOptions
 from survival_service.scoring import Conclusion
 
 Job = Callable[..., tuple[JobFacts, OutcomeTable]]

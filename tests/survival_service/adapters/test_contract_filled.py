@@ -18,7 +18,8 @@ from survival_service.experiments import Experiments
 from survival_service.jobs import JobFacts
 from survival_service.observations import Clock, InFlightColumns, Observations, Verdict
 from survival_service.outcome_table import OutcomeTable
-from survival_service.reporting import ReportOptions, fit_observations, make_progress, make_report
+from survival_service.reporting import fit_observations, make_progress, make_report
+from survival_service.reports import ReportOptions
 from survival_service.sequential import Monitor
 from survival_service.stopping import look_at
 

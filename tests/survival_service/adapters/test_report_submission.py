@@ -11,7 +11,8 @@ from survival_service.adapters import wire
 from survival_service.adapters.submission import ReportSubmission
 from survival_service.errors import InvalidRequest
 from survival_service.outcome_table import OutcomeTable
-from survival_service.reporting import ReportOptions, make_report
+from survival_service.reporting import make_report
+from survival_service.reports import ReportOptions
 
 OPTIONS = pb.ReportOutcomesRequest(options=pb.ReportOptions())
 JOB = pb.ReportOutcomesRequest(

@@ -23,10 +23,7 @@ from survival_service.distributions import Distribution
 from survival_service.errors import InvalidObservations, InvalidRequest
 from survival_service.estimates import Estimate
 from survival_service.observations import Clock
-from survival_service.reporting import (
-    DEFAULT_DISTRIBUTIONS,
-    ReportOptions,
-)
+from survival_service.reports import DEFAULT_DISTRIBUTIONS, ReportOptions
 
 NOT_ON_THE_WIRE = {"covariance"}
 _START = datetime(2020, 1, 1, tzinfo=UTC)
