@@ -137,7 +137,7 @@ def _of_defences(defences: Sequence[Effect], alpha: float) -> str:
     against = "no defence" if reference == "none" else reference
     these = any(effect.status is EffectStatus.TOO_FEW_MODELS for effect in defences)
     of_these = ", for these models" if these else ""
-    tested = "" if len(defences) == 1 else f"Of {len(defences)} defences, by Holm's correction: "
+    tested = "the defence " if len(defences) == 1 else f"Of {len(defences)} defences, by Holm's correction: "
     parts = [
         f"{words(those)} {'needs' if len(those) == 1 else 'need'} {what} queries than {against}"
         for those, what in ((longer, "more"), (shorter, "fewer"))
@@ -145,7 +145,7 @@ def _of_defences(defences: Sequence[Effect], alpha: float) -> str:
     ]
     if not parts:
         told_apart = f"no difference in queries between {words(defences)} and {against} is shown"
-        return _sentence_of(f"{tested}{told_apart}{of_these}")
+        return _sentence_of(f"{tested if len(defences) > 1 else ''}{told_apart}{of_these}")
     return _sentence_of(f"{tested}{' and '.join(parts)}{of_these}")
 
 

@@ -151,7 +151,7 @@ def _fit_finding(described: Sequence[DistributionDiagnostics], fits: Sequence[Fi
     lead = f"The {word} is the only fit"
     if len(described) > 1:
         lead = f"Of the distributions fitted, the {word} has the lowest AIC"
-        lead += "" if weight is None else f" (Akaike weight {weight:.2f})"
+        lead += "" if weight is None else f" (Akaike weight {percent(weight)})"
     off = ""
     if best.ici is not None:
         off = f"; when half of the failures had been found, predicted shares are off by {percent(best.ici)} on average"
@@ -179,16 +179,19 @@ def _assumption_finding(
     broken = [setting(check.covariate) for check in tested if (check.adjusted_p_value or 0.0) < ALPHA]
     if not tested:
         return "It could not be tested for any covariate."
+    untested = [setting(check.covariate) for check in checks if check.adjusted_p_value is None]
+    rest = f" For {' and '.join(untested)} it could not be tested." if untested else ""
     if broken:
         return (
             f"Not for {' and '.join(broken)}: {'its' if len(broken) == 1 else 'their'} time ratio is an average over "
             "early and late failures, that do not change by the same factor. "
-            + ("Nothing speaks against it for the other covariates. " if len(broken) < len(tested) else "")
+            + ("Nothing speaks against it for the other covariates tested. " if len(broken) < len(tested) else "")
             + (_FEW if _independent(best) < FEW_SAMPLES else "")
-        ).strip()
+        ).strip() + rest
+    which = "covariate that was tested" if untested else "covariate"
     return (
-        "Nothing speaks against it: no covariate changes the spread of log times more than chance would, so each "
-        "stretches early and late failures by one factor."
+        f"Nothing speaks against it: no {which} changes the spread of log times more than chance would, so each "
+        f"stretches early and late failures by one factor.{rest}"
     )
 
 

@@ -7,7 +7,7 @@ sheet shows the one that fits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from cli.html.axes import Scale, log_ticks, round_ticks
@@ -48,6 +48,12 @@ def figure(caption: Markup | str, name: str, description: str, draw: Callable[[i
             )
         )
     return element("figure", *drawings, element("figcaption", caption))
+
+
+def room_for(values: Iterable[str]) -> float:
+    """How wide the margin is that holds these values beside a wide drawing, with the gap before them."""
+    # As wide as a digit of the style sheet's bold values is on the machines that draw it widest.
+    return 24 + 8.5 * max(map(len, values), default=0)
 
 
 def survival_figure(clock: ClockReport) -> Markup:
@@ -166,9 +172,12 @@ def rate_figure(report: Report) -> Markup:
     low, high = min(known) / 2, max(known) * 2
     low, high = min(low, 0.4), max(high, 2.5)
 
+    values = [(label, interval(estimate)) for label, estimate, _ in drawn]
+
     def draw(width: int) -> tuple[int, Markup]:
         wide = width == _WIDE
-        left, right, top, step = (170 if wide else 8), width - (205 if wide else 14), 30, 40 if wide else 54
+        left, right = (170, width - room_for(shown for _, shown in values)) if wide else (8, width - 14)
+        top, step = 30, 40 if wide else 54
         height = top + step * len(drawn) + 44
         x = Scale(low, high, left, right, logarithmic=True)
         bottom = height - 40
@@ -195,14 +204,14 @@ def rate_figure(report: Report) -> Markup:
                 first, last = x(max(estimate.lower, low)), x(min(estimate.upper, high))
                 parts.append(element("line", x1=first, x2=last, y1=place, y2=place, class_=f"whisker {kind}"))
             parts.append(element("circle", cx=x(estimate.value), cy=place, r=6 if kind == "rate" else 4.5, class_=kind))
-            shown = interval(estimate)
+            shown = values[i][1]
             if wide:
                 parts.append(element("text", shown, x=right + 16, y=place + 4, class_="value"))
             else:
                 parts.append(element("text", shown, x=right, y=place - 16, class_="value", text_anchor="end"))
         return height, join(parts)
 
-    description = "; ".join(f"{label}: {interval(estimate)}" for label, estimate, _ in drawn)
+    description = "; ".join(f"{label}: {shown}" for label, shown in values)
     caption = (
         "C with its interval on each clock. To the right of 1, a failure costs the attacker less than one "
         "training sample cost the defender over all epochs. Hollow: C with the expected time as the cost of a failure, "

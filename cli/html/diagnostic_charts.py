@@ -87,13 +87,16 @@ def factor_figure(clock: ClockReport, checks: Sequence[AssumptionCheck]) -> Mark
             continue
         times = [time for pair in pairs for time in pair]
         unit, size = time_unit(max(times)) if clock.clock == SECONDS else (clock_word(clock.clock), 1.0)
+        word = covariate_word(check.covariate)
+        level, compared, reference = word.partition(" instead of ")
+        lower, higher = (reference, level.rpartition(" ")[2]) if compared else (f"lower {word}", f"higher {word}")
         scaled = tuple((a / size, b / size) for a, b in pairs)
         logs = [math.log(b / a) for a, b in pairs]
         panels.append(
             _Panel(
-                covariate_word(check.covariate),
-                f"its lower value, {unit}",
-                f"its higher value, {unit}",
+                word,
+                f"{lower}, {unit}",
+                f"{higher}, {unit}",
                 (_Line("fit0", scaled, scatter=True),),
                 low=min(times) / size / 1.25,
                 high=max(times) / size * 1.25,

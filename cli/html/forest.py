@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cli.html.axes import Scale, log_ticks
-from cli.html.charts import figure
+from cli.html.charts import figure, room_for
 from cli.html.markup import Markup, element, join
 from cli.quantities import interval
 
@@ -45,7 +45,8 @@ def forest_figure(effects: Sequence[Effect]) -> Markup:
 
     def draw(width: int) -> tuple[int, Markup]:
         wide = width == _WIDE
-        left, right, top, step = (190 if wide else 8), width - (205 if wide else 14), 12, 27 if wide else 40
+        left, right = (190, width - room_for(interval(one) for _, one, _ in rows if one)) if wide else (8, width - 14)
+        top, step = 12, 27 if wide else 40
         height = top + step * len(rows) + 44
         x, bottom = Scale(low, high, left, right, logarithmic=True), height - 40
         parts: list[Markup] = []

@@ -16,6 +16,7 @@ from cli.quantities import (
     clock_word,
     count,
     distribution_word,
+    duration,
     has_numbers,
     interval,
     on_clock,
@@ -87,7 +88,7 @@ def _sections(report: Report) -> Iterator[Markup]:
     yield _samples(report)
     yield _price(report)
     for clock in report.clock_reports:
-        yield _clock(clock, report.distance_norm)
+        yield _clock(clock, report)
     yield from map(_section, sections(report))
     yield _key_figures(report)
     yield _costs(report)
@@ -114,21 +115,7 @@ def _tiles(report: Report) -> Markup:
     tiles = [("Failed, of those at risk", *_parted(share_interval(report.failure_share)))]
     if report.clock_reports:
         clock = report.clock_reports[0]
-        fit = best_fit(clock)
-        what = time_word(clock.clock)
-        if fit is None:
-            tiles.append((f"Median {what}", NOTHING, "no fit carries a number"))
-        else:
-            end = with_unit(value_on_clock(fit.restriction_time, clock.clock), clock.clock)
-            by = f"{distribution_word(fit.distribution)} fit"
-            beyond = ", beyond what was observed" if fit.median.value > fit.restriction_time else ""
-            # Not the expected time: it grows with the budget of the attack where a share never fails.
-            for name, field, why in (
-                (f"Median {what}", "median", f"{by}{beyond}"),
-                (f"Mean {what}, up to {end}", "restricted_mean", by),
-            ):
-                value, rest = _parted(on_clock(getattr(fit, field), clock.clock))
-                tiles.append((name, with_unit(value, clock.clock), f"{rest} {why}".strip()))
+        tiles += _cost_tiles(clock) if report.experiment_groups else _time_tiles(clock)
         # A distance costs nothing, so the rate is that of the next clock.
         costed = next((one for one in report.clock_reports if one.conclusion), clock)
         value, rest = _parted(interval(costed.cost_normalized_failure_rate))
@@ -140,6 +127,31 @@ def _tiles(report: Report) -> Markup:
         for name, value, rest in tiles
     )
     return element("div", *shown, class_="tiles")
+
+
+def _time_tiles(clock: ClockReport) -> list[tuple[str, str, str]]:
+    """The median and the mean, but not the expected time: where a share never fails that grows with the budget."""
+    what, fit = time_word(clock.clock), best_fit(clock)
+    if fit is None:
+        return [(f"Median {what}", NOTHING, "no fit carries a number")]
+    end = with_unit(value_on_clock(fit.restriction_time, clock.clock), clock.clock)
+    by = f"{distribution_word(fit.distribution)} fit"
+    beyond = ", beyond what was observed" if fit.median.value > fit.restriction_time else ""
+    tiles = []
+    for name, estimate, why in (
+        (f"Median {what}", fit.median, f"{by}{beyond}"),
+        (f"Mean {what}, up to {end}", fit.restricted_mean, by),
+    ):
+        value, rest = _parted(on_clock(estimate, clock.clock))
+        tiles.append((name, with_unit(value, clock.clock), f"{rest} {why}".strip()))
+    return tiles
+
+
+def _cost_tiles(clock: ClockReport) -> list[tuple[str, str, str]]:
+    """Totals of experiments tell costs, and no times but by a rate that all would share."""
+    value, rest = _parted(on_clock(clock.cost_per_failure, clock.clock))
+    cost = duration(clock.training_cost_per_sample) if clock.training_cost_per_sample else NOTHING
+    return [("A failure costs", value, rest), ("Training cost per sample", cost, "over all epochs")]
 
 
 def _parted(value: str) -> tuple[str, str]:
@@ -177,13 +189,15 @@ def _price(report: Report) -> Markup:
     return element("section", element("h2", "Was the robustness worth what it cost?"), *drawings)
 
 
-def _clock(clock: ClockReport, norm: str) -> Markup:
-    word = clock_word(clock.clock)
+def _clock(clock: ClockReport, report: Report) -> Markup:
+    word, norm = clock_word(clock.clock), report.distance_norm
     about = {
         "queries": "A query is one forward evaluation of the model for the sample. It depends on no hardware.",
         "seconds": "Device time, synchronised; the time of a batch is shared by the samples under attack in it.",
         "distance": f"Lengths are in the norm {norm}{_NORMS.get(norm, '')}, of images with values in [0, 1].",
     }.get(word, "")
+    if report.experiment_groups:
+        about = "Seconds as the file has them: of each experiment the total of all its samples."
     numbers = [fit for fit in clock.fits if has_numbers(fit)]
     title = f"{_capitalised(fits_title(clock.clock))}, best AIC first"
     tables = [data_table(title, FIT_COLUMNS, map(fit_row, numbers))] if numbers else []
@@ -195,7 +209,7 @@ def _clock(clock: ClockReport, norm: str) -> Markup:
         element("h2", _survival_title(clock.clock)),
         element("p", about, class_="aside"),
         survival_figure(clock),
-        *([element("p", POOLED, class_="aside")] if stretched else []),
+        *([element("p", POOLED, class_="aside")] if stretched and clock.kaplan_meier.time else []),
         histogram_figure(clock),
         *tables,
         *([data_table(effects_caption(clock), ("setting", "factor"), stretched)] if stretched else []),

@@ -154,6 +154,8 @@ def test_the_page_draws_shares_and_quantiles() -> None:
     assert "Weibull: off by at most 2.0 %" in shares
     assert quantiles.count("<circle") == 2 * 3
     assert "attack pgd instead of bim: factor 2.00" in quantiles
+    assert ">bim, queries<" in quantiles  # across
+    assert ">pgd, queries<" in quantiles  # up
 
 
 def test_afrctl_fit_shows_a_block_and_json() -> None:

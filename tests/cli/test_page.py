@@ -7,10 +7,11 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 
 import pytest
-from afr.survival.v1.survival_service_pb2 import CLOCK_DISTANCE, Coefficient, Estimate, Report
+from afr.survival.v1.survival_service_pb2 import CLOCK_DISTANCE, Coefficient, Effect, Estimate, Report
 
 from cli.html.axes import Scale, log_ticks, round_ticks
 from cli.html.charts import rate_figure
+from cli.html.forest import forest_figure
 from cli.html.page import report_page
 
 Reports = dict[str, Callable[[], Report]]
@@ -73,6 +74,32 @@ def test_the_first_numbers_are_those_that_a_longer_attack_leaves_alone(reports: 
     assert "How far samples must be changed until the model is fooled" in page
     assert "in the norm inf, the largest change of any one value" in page
     assert "Failures by the distance at which they were found." in page
+
+
+def test_no_value_beside_a_drawing_is_cut_off(reports: Reports) -> None:
+    """A bold digit is under 8 units wide; the drawing is 880 wide."""
+    report = reports["good"]()
+    for clock in report.clock_reports:
+        rate = clock.cost_normalized_failure_rate
+        rate.value, rate.lower, rate.upper = 0.000268, 0.000232, 0.000309
+    effect = Effect(contrast="epsilon doubled", total=Estimate(value=0.000268, lower=0.000232, upper=0.000309))
+    for drawn in (rate_figure(report), forest_figure([effect])):
+        wide = drawn.split('class="narrow"')[0]
+        values = re.findall(r'<text x="([\d.]+)"[^>]*class="value"[^>]*>(0\.000268[^<]*)<', wide)
+        assert values
+        assert all(float(x) + 8 * len(text) <= 880 for x, text in values)
+
+
+def test_totals_of_experiments_come_with_costs_and_not_with_times_of_one_rate(reports: Reports) -> None:
+    report = reports["good"]()
+    report.experiment_groups.add(group="pgd", experiment_count=3)
+    del report.clock_reports[0]
+    page = report_page(report)
+    tiles = page.split('class="tiles"')[1].split("</section>")[0]
+    assert "A failure costs" in tiles
+    assert "Median" not in tiles
+    assert "of each experiment the total" in page
+    assert "a batch is shared" not in page
 
 
 def test_an_empty_report_makes_a_page() -> None:

@@ -9,11 +9,14 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from survival_service import diagnostics
 from survival_service.advice import advice_on
+from survival_service.assumptions import AssumptionCheck
 from survival_service.covariates import in_words, job_covariates
 from survival_service.cure import cure_fits
 from survival_service.diagnostics import diagnose
 from survival_service.distributions import Distribution
+from survival_service.fitted_rows import FittedRows
 from survival_service.fitting import Fit, Status, fit, prepared, ranked
 from survival_service.observations import Clock, Observations
 
@@ -109,6 +112,26 @@ def test_the_cases_reach_every_status_that_data_have() -> None:
     """Or the tests above would prove little; `NOT_CONVERGED` takes data that nobody has found."""
     reached = {fit(data, one).status for data in CASES.values() for one in DISTRIBUTIONS}
     assert reached == set(Status) - {Status.NOT_CONVERGED}
+
+
+def test_what_was_not_tested_is_not_found_to_be_in_order() -> None:
+    rows = prepared(CASES["two groups"])
+    fitted = FittedRows.of(fit(rows, Distribution.WEIBULL, clock=Clock.QUERIES), rows)
+    names = ("attack=fgm (against pgd)", "log_epsilon")
+    quiet, loud = (AssumptionCheck(names[0], adjusted_p_value=p) for p in (0.5, 0.01))
+    untested = AssumptionCheck(names[1])
+    all_tested, one_tested, one_broken = (
+        diagnostics._assumption_finding(checks, fitted, names, fitted)
+        for checks in ((quiet,), (quiet, untested), (loud, untested))
+    )
+    assert all_tested.startswith("Nothing speaks against it: no covariate changes")
+    assert one_tested.startswith("Nothing speaks against it: no covariate that was tested changes")
+    assert one_broken.startswith("Not for 'attack fgm instead of pgd'")
+    assert [one.endswith("For epsilon it could not be tested.") for one in (all_tested, one_tested, one_broken)] == [
+        False,
+        True,
+        True,
+    ]
 
 
 def test_attacks_are_told_to_attack() -> None:
