@@ -15,11 +15,13 @@ from cli.errors import Misuse
 from cli.options import factor, level, part, positive, survival_address, whole
 
 if TYPE_CHECKING:
-    from afr.survival.v1.survival_service_pb2 import PlanSamplesResponse
+    from afr.survival.v1.survival_service_pb2 import ClockReport, PlanSamplesResponse
 
 _DISTRIBUTIONS = ("weibull", "log-normal", "log-logistic", "exponential")
 _FEW_FAILURES = 30
 _CURVE = (1.05, 1.1, 1.2, 1.5, 2.0)
+# The difference of AIC up to which a fit is not ruled out (Burnham and Anderson 2002), as in reports.
+_NOT_RULED_OUT = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class Assumptions:
     accuracy: float = 1.0
     seconds_per_sample: float | None = None
     source: str = ""
+    cured_share: float | None = None
+    """The share that never fails, where an earlier report could not do without one: no plan assumes it."""
 
 
 @click.command(cls=StrictCommand)
@@ -158,7 +162,23 @@ def like(name: str, server: Any, stated: dict[str, Any]) -> Assumptions:
         accuracy=at_risk / report.sample_count if report.sample_count else 1.0,
         seconds_per_sample=spent / at_risk if at_risk and spent > 0 else None,
         source=f"report {report.report_id}" if report.report_id else name,
+        cured_share=_cured_share(report.clock_reports[0]) if report.clock_reports else None,
     )
+
+
+def _cured_share(clock: ClockReport) -> float | None:
+    """The share that never fails, by the best of the fits with one, if their AIC rules out all without."""
+    from afr.survival.v1.survival_service_pb2 import CureFit
+
+    from cli.quantities import has_numbers
+
+    plain = [one.aic for one in clock.fits if has_numbers(one)]
+    best = min(
+        (one for one in clock.cure_fits if one.status == CureFit.STATUS_OK), key=lambda one: one.aic, default=None
+    )
+    if best is None or not plain or min(plain) <= best.aic + _NOT_RULED_OUT:
+        return None
+    return float(best.cured_share.value)
 
 
 def plan_text(
@@ -228,6 +248,8 @@ def plan_text(
 
 
 def _notes(assumed: Assumptions, plans: Sequence[tuple[float, PlanSamplesResponse]]) -> Iterator[str]:
+    from cli.quantities import share
+
     row = plans[0][1]
     more = row.median_sample_count / max(1, row.continuous_median_sample_count) - 1
     yield (
@@ -238,6 +260,12 @@ def _notes(assumed: Assumptions, plans: Sequence[tuple[float, PlanSamplesRespons
         yield (
             f"Where fewer than {_FEW_FAILURES} samples would fail the numbers are somewhat too small: intervals are "
             "then wider than the information says."
+        )
+    if assumed.cured_share is not None:
+        none = ", and where more than half never do there is no median" if assumed.cured_share > 0.5 else ""
+        yield (
+            f"That report finds that {share(assumed.cured_share)} never fail. The median and E[T] here are of times at "
+            f"which every sample fails in the end{none}: go by the failure share alone."
         )
     if assumed.accuracy < 1:
         yield (

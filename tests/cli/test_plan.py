@@ -106,6 +106,23 @@ def test_an_earlier_report_tells_what_to_assume(made: pb.Report, tmp_path: Path)
         assert found.seconds_per_sample is not None
 
 
+def test_where_a_share_never_fails_a_plan_says_that_it_assumes_none(made: pb.Report, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    best = made.clock_reports[0].fits[0].aic
+    del made.clock_reports[0].cure_fits[:]
+    cured = made.clock_reports[0].cure_fits.add(status=pb.CureFit.STATUS_OK, aic=best - 4.5)
+    cured.cured_share.value = 0.6
+    path.write_text(report_json(made))
+    assumed = like(str(path), None, {})
+    assert assumed.cured_share == 0.6
+    text = " ".join(plan_text(assumed, [(1.2, answer(62))], 0.95, None, 0.8).split())
+    assert "That report finds that 60.0 % never fail." in text
+    assert "go by the failure share alone" in text
+    cured.aic = best - 3.5
+    path.write_text(report_json(made))
+    assert like(str(path), None, {}).cured_share is None
+
+
 def test_a_report_that_says_too_little_asks_for_the_rest(made: pb.Report, tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     for job in made.jobs:
