@@ -25,6 +25,8 @@ from attack_service.black_box_parameters import SEARCH_STEP_LIMIT
 
 # A search ends within this share of the way per sqrt(d) (norm 2) or per d (norm inf), of d values in an image.
 _PRECISION = 0.01
+# The same, for the way from the start to where a search under the norm inf begins.
+_BLEND_PRECISION = 0.001
 # How far from the first boundary point the points around it lie; later the _PRECISION of the distance to the sample.
 _FIRST_RADIUS = 0.1
 # Points drawn at once take memory until they are asked about, and a sum over them must not depend on the pass's width.
@@ -58,9 +60,10 @@ class HopSkipJump(QueryAttack):
         else:
             return
         # A blend of image and noise is of another class long before noise of as small a largest value is.
-        current = yield from self._approach(image, current, "2")
+        # Under the norm inf it ends a little beyond the boundary, as the authors' does: a box shrinks more there.
         if self.norm == "inf":
-            current = yield from self._approach(image, current, "inf")
+            current = yield from self._approach(image, current, "2", _BLEND_PRECISION)
+        current = yield from self._approach(image, current, self.norm)
         key = sample_keys(self.seed, [sample_index], "hopskipjump points", image.device)
         draw, radius = 0, _FIRST_RADIUS
         for iteration in range(1, self.iteration_count + 1):
@@ -76,14 +79,16 @@ class HopSkipJump(QueryAttack):
     def _distance(self, image: Tensor, other: Tensor) -> float:
         return float(lengths((other - image).reshape(1, -1), self.norm))
 
-    def _approach(self, image: Tensor, far: Tensor, norm: str) -> Search:
+    def _approach(self, image: Tensor, far: Tensor, norm: str, precision: float | None = None) -> Search:
         """The point closest to the image, on the way to it from a point of another class, that has another class.
 
         The way is the straight line for the norm 2, and for the norm inf a box around the image that shrinks.
+        `precision` is a share of the way, by default that of the norm.
         """
         change = far - image
         size = image.numel()
-        precision = _PRECISION / (math.sqrt(size) if norm == "2" else size)
+        if precision is None:
+            precision = _PRECISION / (math.sqrt(size) if norm == "2" else size)
         largest = float(change.abs().max()) if norm == "inf" else 0.0
 
         def between(share: float) -> Tensor:

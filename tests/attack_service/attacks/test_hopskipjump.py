@@ -94,10 +94,14 @@ def test_the_start_is_seeded_and_belongs_to_the_sample(linear_classifier) -> Non
 
 
 @pytest.mark.slow
-def test_its_distance_is_no_worse_than_the_toolbox_reaches_with_as_many_queries() -> None:
-    """Both begin at the same image, since the toolbox does not seed its own. At each of three numbers of queries.
+@pytest.mark.parametrize("norm", ["2", "inf"])
+def test_its_distance_is_no_worse_than_the_toolbox_reaches_with_as_many_queries(
+    norm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both draw the same starts, since the toolbox does not seed its own. At each of four numbers of queries.
 
-    Five seeds: where a search begins decides more than what it does, and one seed's median may be ten per cent off.
+    Nine hundred searches: where one begins decides more than what it does. Of 30 seeds with 100 samples each the ratio
+    of medians was 0.91 to 1.17, and of all of them together the geometric mean of the ratios 1.00 +- 0.01.
     """
     evasion = pytest.importorskip("art.attacks.evasion")
     from art.estimators.classification import PyTorchClassifier
@@ -110,14 +114,12 @@ def test_its_distance_is_no_worse_than_the_toolbox_reaches_with_as_many_queries(
             return torch.tanh((images.flatten(1) - 0.5) @ hidden) @ last
 
     model = Bent()
-    images = torch.rand(30, 1, 8, 8, generator=generator)
+    images = torch.rand(60, 1, 8, 8, generator=generator)
     labels = model(images).argmax(dim=1)
     ours, theirs = [], []
-    for row, (image, label) in enumerate(zip([*images] * 5, labels.tolist() * 5, strict=True)):
-        native = HopSkipJump(4, 60, 10_000, 100, "2", seed=row // 30)
-        found = distances(native, model, image, label, "2", row)
-        start_count = next(query for query, far in enumerate(found, start=1) if np.isfinite(far))
-        ours.append(found)
+    for row, (image, label) in enumerate(zip([*images] * 15, labels.tolist() * 15, strict=True)):
+        native = HopSkipJump(4, 60, 10_000, 100, norm, seed=row // 60)
+        ours.append(distances(native, model, image, label, norm, row))
         seen: list[float] = []
         classifier = PyTorchClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 5, clip_values=(0.0, 1.0))
 
@@ -125,21 +127,33 @@ def test_its_distance_is_no_worse_than_the_toolbox_reaches_with_as_many_queries(
             inputs = torch.from_numpy(np.asarray(x, dtype=np.float32))
             with torch.no_grad():
                 logits = model(inputs)
-            far = (inputs - image).flatten(1).norm(dim=1)
+            far = lengths((inputs - image).flatten(1), norm).squeeze(1)
             seen.extend(torch.where(logits.argmax(dim=1) != label, far, torch.inf).tolist())
             return logits.numpy()
 
+        class Starts:
+            """In the place of the toolbox's random numbers of a start: those that ours draws, one after the other."""
+
+            def __init__(self, native=native, image=image, label=label, row=row) -> None:
+                self._interview = native.ask(image, label, row)
+                self._answer: Answer | None = None
+
+            def uniform(self, low: float, high: float, size: tuple[int, ...]) -> np.ndarray:
+                question = self._interview.send(self._answer) if self._answer else next(self._interview)
+                self._answer = Answer(torch.zeros(1, 5), None, np.array([False]))
+                return question.images[0].numpy()
+
         classifier.predict = predict
         np.random.seed(row)
-        toolbox = evasion.HopSkipJump(classifier, norm=2, max_iter=4, init_eval=60, verbose=False)
-        interview = native.ask(image, label, row)
-        start = next(interview).images
-        for _ in range(start_count - 1):
-            start = interview.send(Answer(torch.zeros(1, 5), None, np.array([False]))).images
-        toolbox.generate(image[None].numpy(), x_adv_init=start.numpy())
-        # It asks about the clean image first, and about the given start: no more than ours has asked by then.
-        theirs.append([np.inf] * (start_count - 1) + seen[1:])
-    for query_count in (200, 300, 380):
+        toolbox = evasion.HopSkipJump(
+            classifier, norm=2 if norm == "2" else np.inf, max_iter=4, init_eval=60, verbose=False
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr(np.random, "RandomState", Starts)
+            toolbox.generate(image[None].numpy())
+        # It asks about the clean image first.
+        theirs.append(seen[1:])
+    for query_count in (40, 200, 300, 380):
         nearest = np.array([[min(far[:query_count]) for far in found] for found in (ours, theirs)])
         ratio = np.exp(np.log(nearest[0] / nearest[1]).mean())
         print(f"{query_count} queries: the toolbox's distance times {ratio:.3f}; medians {np.median(nearest, axis=1)}")
