@@ -10,8 +10,8 @@ from typing import Self
 
 from afr.attack.v1 import attack_service_pb2 as attack_pb
 
-from survival_service.adapters import wire
 from survival_service.adapters.attack_client import AttackClient, Ended, Event, Recorded
+from survival_service.adapters.wire import batch_messages, job_messages
 from survival_service.errors import InvalidObservations, InvalidRequest, JobFailed, OutcomesCorrupt
 from survival_service.jobs import JobFacts
 from survival_service.outcome_table import OutcomeTable
@@ -31,14 +31,14 @@ class JobRead:
 
     @property
     def facts(self) -> JobFacts:
-        return wire.job_facts(self.job, dataset_digest=self.dataset_digest)
+        return job_messages.job_facts(self.job, dataset_digest=self.dataset_digest)
 
     def take(self, event: Event) -> None:
         """Take one event in. Raises `JobFailed` when a failed job ends, `OutcomesCorrupt` for rows that are none."""
         if isinstance(event, Recorded):
             batch = event.batch
             try:
-                columns, in_flight = wire.outcome_columns(batch), wire.in_flight_columns(batch)
+                columns, in_flight = batch_messages.outcome_columns(batch), batch_messages.in_flight_columns(batch)
             except InvalidObservations as error:
                 raise OutcomesCorrupt(
                     f"batch {batch.sequence} of attack job {self.job.attack_job_id} has rows that are no outcomes: "

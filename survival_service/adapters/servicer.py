@@ -16,11 +16,11 @@ from afr.survival.v1 import survival_service_pb2 as pb
 from afr.survival.v1 import survival_service_pb2_grpc as pb_grpc
 
 from survival_service import reporting
-from survival_service.adapters import wire
 from survival_service.adapters.attack_client import AttackClient
 from survival_service.adapters.reading import Reading
 from survival_service.adapters.report_store import ReportStore, new_report_id
 from survival_service.adapters.submission import ReportSubmission, Submission
+from survival_service.adapters.wire import report_messages, request_messages
 from survival_service.errors import InvalidRequest
 from survival_service.estimates import DEFAULT_LEVEL
 from survival_service.planning import plan_samples
@@ -66,16 +66,16 @@ class SurvivalServicer(pb_grpc.SurvivalServiceServicer):
     async def CreateReport(  # noqa: N802 (the contract's name)
         self, request: pb.CreateReportRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.CreateReportResponse]:
-        options = wire.report_options(request.options)
-        monitor = wire.monitor(request, options)
-        reading = Reading(self._client, wire.attack_job_ids(request, MOST_JOBS))
+        options = request_messages.report_options(request.options)
+        monitor = request_messages.monitor(request, options)
+        reading = Reading(self._client, request_messages.attack_job_ids(request, MOST_JOBS))
         # The generator of a call that its client cancelled is closed some time later; its reading must stop now.
         context.add_done_callback(lambda _: reading.close())  # type: ignore[arg-type]  # a protocol with a positional name
         try:
             await reading.open()
             reporting.require_clock([read.facts for read in reading.jobs], options)
             async for progress in self._follow(reading, options, monitor):
-                yield pb.CreateReportResponse(progress=wire.progress(progress))
+                yield pb.CreateReportResponse(progress=report_messages.progress(progress))
             looked = _looked(monitor, progress)
             report = await self._work(lambda: reporting.make_report(_facts_and_tables(reading), options, looked))
         finally:
@@ -111,7 +111,7 @@ class SurvivalServicer(pb_grpc.SurvivalServiceServicer):
 
     def _keep(self, report: Report) -> pb.Report:
         now = datetime.now(UTC)
-        message = wire.report(replace(report, report_id=new_report_id(now), create_time=now))
+        message = report_messages.report(replace(report, report_id=new_report_id(now), create_time=now))
         try:
             self._store.put(message)
         except OSError as error:
@@ -141,7 +141,7 @@ class SurvivalServicer(pb_grpc.SurvivalServiceServicer):
         submission = Submission()
         async for request in request_iterator:
             submission.add(request)
-        return wire.fits(await self._work(submission.fit))
+        return report_messages.fits(await self._work(submission.fit))
 
     async def ReportOutcomes(  # noqa: N802
         self,
@@ -157,7 +157,7 @@ class SurvivalServicer(pb_grpc.SurvivalServiceServicer):
     async def PlanSamples(  # noqa: N802
         self, request: pb.PlanSamplesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.PlanSamplesResponse:
-        distribution, comparison = wire.planned_distribution(request), wire.comparison(request)
+        distribution, comparison = request_messages.planned_distribution(request), request_messages.comparison(request)
         plan = await self._work(
             lambda: plan_samples(
                 distribution,
@@ -169,7 +169,7 @@ class SurvivalServicer(pb_grpc.SurvivalServiceServicer):
                 comparison=comparison,
             )
         )
-        return wire.plan(plan)
+        return report_messages.plan(plan)
 
     async def _work(self, function: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._workers, function)

@@ -12,7 +12,7 @@ import numpy as np
 from afr.outcome.v1 import outcome_pb2 as outcome_pb
 from afr.survival.v1 import survival_service_pb2 as pb
 
-from survival_service.adapters import wire
+from survival_service.adapters.wire import batch_messages, job_messages, request_messages
 from survival_service.aggregating import report_experiments
 from survival_service.errors import InvalidObservations, InvalidRequest, OutcomesCorrupt
 from survival_service.observations import Clock, Observations
@@ -43,7 +43,7 @@ class Submission:
         if self._options is None:
             if content != "options":
                 raise InvalidRequest("options", "the first message must have options; they may be empty")
-            self._options = wire.report_options(request.options)
+            self._options = request_messages.report_options(request.options)
             self._clock = self._options.clock if request.options.clock else None
             return
         match content:
@@ -82,7 +82,7 @@ class Submission:
         if not self._row_count:
             raise InvalidRequest("content", "no rows were sent; send outcomes or observations after the options")
         try:
-            rows = wire.observations(self._batches)
+            rows = batch_messages.observations(self._batches)
         except InvalidRequest as error:
             raise InvalidObservations(f"observation_batch.{error.field}", str(error)) from error
         return fit_observations(rows, self._options, clock=self._clock)
@@ -120,7 +120,7 @@ class ReportSubmission:
         if self._options is None:
             if content != "options":
                 raise InvalidRequest("options", "the first message must have options; they may be empty")
-            self._options = wire.report_options(request.options)
+            self._options = request_messages.report_options(request.options)
             return
         match content:
             case "job":
@@ -151,7 +151,7 @@ class ReportSubmission:
         if self._options is None:
             raise InvalidRequest("options", "the stream ended before its first message, which must have options")
         if self._job is not None:
-            facts = wire.submitted_job(self._job, sample_count=self._table.outcome_count)
+            facts = job_messages.submitted_job(self._job, sample_count=self._table.outcome_count)
             missing = tuple(
                 f"the outcomes were submitted without what training cost in {SPENT_IN[clock]}, so there is no rate in "
                 f"{SPENT_IN[clock]}; {how_to_tell_training_cost(clock)}"
@@ -167,7 +167,7 @@ class ReportSubmission:
         if not self._row_count:
             raise InvalidRequest("content", "nothing was sent; send a job with outcomes, or experiments")
         try:
-            experiments = wire.experiments(self._batches)
+            experiments = batch_messages.experiments(self._batches)
         except InvalidRequest as error:
             raise InvalidObservations(f"experiment_batch.{error.field}", str(error)) from error
         return report_experiments(experiments, self._options)
@@ -180,11 +180,11 @@ class ReportSubmission:
 
 def _add_outcomes(table: OutcomeTable, batch: outcome_pb.OutcomeBatch) -> None:
     try:
-        columns = wire.outcome_columns(batch)
+        columns = batch_messages.outcome_columns(batch)
     except InvalidObservations as error:
         raise InvalidObservations(f"outcome_batch.{error.field}", str(error)) from error
     try:
-        in_flight = wire.in_flight_columns(batch)
+        in_flight = batch_messages.in_flight_columns(batch)
     except InvalidObservations as error:
         raise InvalidObservations(f"outcome_batch.in_flight.{error.field}", str(error)) from error
     try:

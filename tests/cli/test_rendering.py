@@ -21,7 +21,7 @@ from cli.html.page import report_page
 from cli.reading import clock_headers, key_figures
 from cli.rendering import paragraph, render
 from cli.tables import visible_width
-from survival_service.adapters.wire import from_proto
+from survival_service.adapters.wire.report_messages import from_proto
 from survival_service.reports import Report as StoredReport
 
 Reports = dict[str, Callable[[], Report]]

@@ -11,7 +11,7 @@ from afr.survival.v1 import survival_service_pb2 as pb
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
-from survival_service.adapters import wire
+from survival_service.adapters.wire import report_messages
 from survival_service.aggregating import report_experiments
 from survival_service.distributions import Distribution
 from survival_service.experiments import Experiments
@@ -100,18 +100,22 @@ def test_every_field_of_a_report_is_filled_by_one_that_is_really_made(job: Job, 
     rows = Observations.of(time, time, None, {"x": x, "twice": 2 * x}, [str(i // 2) for i in range(150)])
     never = Observations.of(time, np.where(x > 0, time, np.inf), None, {"x": x}, None)
     plain = ReportOptions(distributions=(Distribution.WEIBULL,))
-    messages: list[Message] = [
-        wire.report(replace(make_report(compared, every), report_id="r", create_time=datetime(2026, 1, 1, tzinfo=UTC))),
-        wire.report(make_report(few, plain)),
-        wire.report(make_report(parted, plain)),
-        wire.report(make_report([stopped], plain, stopped_looks)),
-        wire.report(make_report(rejecting, plain)),
-        wire.report(make_report(sweep, replace(plain, clock=Clock.DISTANCE))),
-        wire.report(report_experiments(experiments, plain)),
-        wire.progress(make_progress(rejecting, plain, monitor=look_at(Monitor(1.01), *stopped, Clock.QUERIES))),
-        wire.fits(fit_observations(rows, plain)),
-        wire.fits(fit_observations(never, plain)),
+    sent: list[Message] = [
+        report_messages.report(
+            replace(make_report(compared, every), report_id="r", create_time=datetime(2026, 1, 1, tzinfo=UTC))
+        ),
+        report_messages.report(make_report(few, plain)),
+        report_messages.report(make_report(parted, plain)),
+        report_messages.report(make_report([stopped], plain, stopped_looks)),
+        report_messages.report(make_report(rejecting, plain)),
+        report_messages.report(make_report(sweep, replace(plain, clock=Clock.DISTANCE))),
+        report_messages.report(report_experiments(experiments, plain)),
+        report_messages.progress(
+            make_progress(rejecting, plain, monitor=look_at(Monitor(1.01), *stopped, Clock.QUERIES))
+        ),
+        report_messages.fits(fit_observations(rows, plain)),
+        report_messages.fits(fit_observations(never, plain)),
     ]
     known = set(fields_below(pb.Report.DESCRIPTOR)) | set(fields_below(pb.ReportProgress.DESCRIPTOR))
-    missing = sorted(known - {name for message in messages for name in filled(message)})
+    missing = sorted(known - {name for message in sent for name in filled(message)})
     assert not missing, f"no report fills {', '.join(missing)}"

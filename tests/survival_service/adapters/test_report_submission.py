@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from afr.survival.v1 import survival_service_pb2 as pb
 
-from survival_service.adapters import wire
 from survival_service.adapters.submission import ReportSubmission
+from survival_service.adapters.wire import batch_messages, job_messages, report_messages
 from survival_service.errors import InvalidRequest
 from survival_service.outcome_table import OutcomeTable
 from survival_service.reporting import make_report
@@ -43,8 +43,8 @@ def test_a_submitted_job_gets_the_report_of_its_outcomes(faults: Any) -> None:
     found = report_of(OPTIONS, JOB, *(pb.ReportOutcomesRequest(outcome_batch=batch) for batch in batches))
     table = OutcomeTable()
     for batch in batches:
-        table.add(wire.outcome_columns(batch))
-    facts = wire.submitted_job(JOB.job, sample_count=len(ROWS))
+        table.add(batch_messages.outcome_columns(batch))
+    facts = job_messages.submitted_job(JOB.job, sample_count=len(ROWS))
     direct = make_report([(facts, table)], ReportOptions())
     assert found.clock_reports == direct.clock_reports
     assert (found.failed_count, found.survived_count, found.misclassified_count) == (20, 10, 4)
@@ -61,7 +61,7 @@ def test_experiments_come_in_as_many_batches_as_one_likes() -> None:
     whole = report_of(OPTIONS, experiment_request(covariates=covariates), experiment_request(covariates=covariates))
     assert whole.sample_count == 40
     assert [group.experiment_count for group in whole.experiment_groups] == [2, 2]
-    assert wire.from_proto(wire.report(whole), type(whole)) == whole
+    assert report_messages.from_proto(report_messages.report(whole), type(whole)) == whole
     plain = report_of(OPTIONS, experiment_request())
     assert (plain.sample_count, plain.failed_count) == (20, 11)
 

@@ -18,7 +18,7 @@ from google.protobuf import json_format
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from survival_service.adapters import wire
+from survival_service.adapters.wire import batch_messages, job_messages, report_messages, request_messages
 from survival_service.distributions import Distribution
 from survival_service.errors import InvalidObservations, InvalidRequest
 from survival_service.estimates import Estimate
@@ -57,7 +57,7 @@ def values_of(hint: Any, name: str = "") -> st.SearchStrategy[Any]:
     }[hint]
 
 
-@pytest.mark.parametrize("kind", wire.MESSAGES, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", report_messages.MESSAGES, ids=lambda kind: kind.__name__)
 def test_what_is_sent_comes_back_the_same(kind: type[Any]) -> None:
     @settings(
         max_examples=25,
@@ -67,15 +67,17 @@ def test_what_is_sent_comes_back_the_same(kind: type[Any]) -> None:
     )
     @given(values_of(kind))
     def check(value: Any) -> None:
-        message = wire.to_proto(value, wire.MESSAGES[kind])
-        assert wire.from_proto(type(message).FromString(message.SerializeToString()), kind) == value
+        message = report_messages.to_proto(value, report_messages.MESSAGES[kind])
+        assert report_messages.from_proto(type(message).FromString(message.SerializeToString()), kind) == value
 
     check()
 
 
-@pytest.mark.parametrize("kind", wire.MESSAGES, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", report_messages.MESSAGES, ids=lambda kind: kind.__name__)
 def test_every_field_of_the_contract_has_its_attribute(kind: type[Any]) -> None:
-    fields = {wire.attribute_of(descriptor) for descriptor in wire.MESSAGES[kind].DESCRIPTOR.fields}
+    fields = {
+        report_messages.attribute_of(descriptor) for descriptor in report_messages.MESSAGES[kind].DESCRIPTOR.fields
+    }
     assert fields == {field.name for field in dataclasses.fields(kind)} - NOT_ON_THE_WIRE
 
 
@@ -86,19 +88,19 @@ def test_enumerations_have_the_numbers_of_the_contract(names: tuple[Any, Any, st
 
 
 def test_an_infinite_time_is_legal_in_json() -> None:
-    text = json_format.MessageToJson(wire.to_proto(Estimate(value=math.inf), pb.Estimate))
+    text = json_format.MessageToJson(report_messages.to_proto(Estimate(value=math.inf), pb.Estimate))
     assert '"Infinity"' in text
     assert json_format.Parse(text, pb.Estimate()).value == math.inf
 
 
 def test_a_nan_does_not_leave() -> None:
     with pytest.raises(ArithmeticError, match=r"afr\.survival\.v1\.Estimate\.lower is not a number"):
-        wire.to_proto(Estimate(value=1.0, lower=math.nan), pb.Estimate)
+        report_messages.to_proto(Estimate(value=1.0, lower=math.nan), pb.Estimate)
 
 
 def test_outcomes_become_columns(faults: Any) -> None:
     batch = faults.batch(0, [(4, 2, 1), (0, 3, 0), (9, 1, 10)], in_flight=[(5, 3)])
-    columns, in_flight = wire.outcome_columns(batch), wire.in_flight_columns(batch)
+    columns, in_flight = batch_messages.outcome_columns(batch), batch_messages.in_flight_columns(batch)
     for field in dataclasses.fields(columns):
         np.testing.assert_array_equal(getattr(columns, field.name), list(getattr(batch, field.name)))
     for field in dataclasses.fields(in_flight):
@@ -107,7 +109,7 @@ def test_outcomes_become_columns(faults: Any) -> None:
 
 def test_a_job_becomes_its_facts(faults: Any) -> None:
     job = faults.job(5, sample_count=200, warnings=["barely better than chance"])
-    facts = wire.job_facts(job, dataset_digest="d")
+    facts = job_messages.job_facts(job, dataset_digest="d")
     assert facts.canceled
     assert (facts.sample_count, facts.training_seconds, facts.training_sample_count) == (200, 60.0, 1000)
     assert (facts.attack_parameters["epsilon"], facts.dataset_digest, facts.defence) == (0.1, "d", "none")
@@ -115,12 +117,12 @@ def test_a_job_becomes_its_facts(faults: Any) -> None:
 
 
 def test_empty_options_are_the_defaults() -> None:
-    assert wire.report_options(pb.ReportOptions()) == ReportOptions()
+    assert request_messages.report_options(pb.ReportOptions()) == ReportOptions()
 
 
 def test_options_keep_what_was_said() -> None:
     said = pb.ReportOptions(clock=1, distributions=[4, 4, 1], confidence_level=0.9, attacker_price_usd_per_hour=2.0)
-    assert wire.report_options(said) == ReportOptions(
+    assert request_messages.report_options(said) == ReportOptions(
         clock=Clock.SECONDS,
         distributions=(Distribution.EXPONENTIAL, Distribution.WEIBULL),
         confidence_level=0.9,
@@ -143,7 +145,7 @@ def test_options_keep_what_was_said() -> None:
 )
 def test_bad_options_name_their_field(options: dict[str, Any], field: str, says: str) -> None:
     with pytest.raises(InvalidRequest, match=says) as caught:
-        wire.report_options(pb.ReportOptions(**options))
+        request_messages.report_options(pb.ReportOptions(**options))
     assert caught.value.field == field
 
 
@@ -152,11 +154,11 @@ def test_bad_options_name_their_field(options: dict[str, Any], field: str, says:
 )
 def test_jobs_of_a_report_are_checked(identifiers: list[str], says: str) -> None:
     with pytest.raises(InvalidRequest, match=says):
-        wire.attack_job_ids(pb.CreateReportRequest(attack_job_ids=identifiers), 2)
+        request_messages.attack_job_ids(pb.CreateReportRequest(attack_job_ids=identifiers), 2)
 
 
 def test_a_job_named_twice_is_read_once() -> None:
-    assert wire.attack_job_ids(pb.CreateReportRequest(attack_job_ids=["a", "b", "a"]), 2) == ("a", "b")
+    assert request_messages.attack_job_ids(pb.CreateReportRequest(attack_job_ids=["a", "b", "a"]), 2) == ("a", "b")
 
 
 def test_batches_of_observations_become_one() -> None:
@@ -165,7 +167,7 @@ def test_batches_of_observations_become_one() -> None:
         pb.ObservationBatch(duration_lower=[i], duration_upper=[math.inf], weight=[2], cluster=["c"], covariates=x)
         for i in (1.0, 2.0)
     ]
-    rows = wire.observations(batches)
+    rows = batch_messages.observations(batches)
     assert rows.lower.tolist() == [1.0, 2.0]
     assert rows.weight.tolist() == [2.0, 2.0]
     assert rows.cluster is not None
@@ -195,5 +197,5 @@ ROW: dict[str, Any] = {"duration_lower": [1.0], "duration_upper": [2.0]}
 )
 def test_rows_that_are_no_observations_name_their_column(batches: list[dict[str, Any]], field: str) -> None:
     with pytest.raises(InvalidObservations) as caught:
-        wire.observations([pb.ObservationBatch(**batch) for batch in batches])
+        batch_messages.observations([pb.ObservationBatch(**batch) for batch in batches])
     assert caught.value.field == field

@@ -1,0 +1,1 @@
+"""Protocol buffers to and from the values of the survival service; only this folder takes messages apart."""
