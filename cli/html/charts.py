@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from afr.survival.v1.survival_service_pb2 import ClockReport, Curve, Estimate, Report
 
 _WIDE, _NARROW = 880, 350
+# How wide a letter of the words beside 1 is at most, on average.
+_SIDE = 6.5
 
 
 def figure(caption: Markup | str, name: str, description: str, draw: Callable[[int], tuple[int, Markup]]) -> Markup:
@@ -181,10 +183,13 @@ def rate_figure(report: Report) -> Markup:
         height = top + step * len(drawn) + 44
         x = Scale(low, high, left, right, logarithmic=True)
         bottom = height - 40
+        more, less = ("← a failure costs more", "a failure costs less →") if wide else ("← costs more", "costs less →")
+        # Over the 1, or as near to it as both stay whole.
+        between = max(8 + _SIDE * len(more), min(x(1), width - 8 - _SIDE * len(less)))
         parts = [
             element("rect", x=x(1), y=top - 8, width=right - x(1), height=bottom - top + 8, class_="broken-side"),
-            element("text", "← a failure costs more", x=x(1) - 8, y=top - 14, class_="side", text_anchor="end"),
-            element("text", "a failure costs less →", x=x(1) + 8, y=top - 14, class_="side"),
+            element("text", more, x=between - 8, y=top - 14, class_="side", text_anchor="end"),
+            element("text", less, x=between + 8, y=top - 14, class_="side"),
         ]
         for tick in log_ticks(low, high, 9 if wide else 5):
             parts.append(element("line", x1=x(tick), x2=x(tick), y1=top - 8, y2=bottom, class_="grid"))

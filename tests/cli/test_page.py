@@ -90,6 +90,22 @@ def test_no_value_beside_a_drawing_is_cut_off(reports: Reports) -> None:
         assert all(float(x) + 8 * len(text) <= 880 for x, text in values)
 
 
+@pytest.mark.parametrize("rate", [1e-4, 0.3, 1.0, 4.0, 1e5])
+def test_which_side_of_1_is_which_is_said_whole(reports: Reports, rate: float) -> None:
+    report = reports["good"]()
+    for clock in report.clock_reports:
+        of = clock.cost_normalized_failure_rate
+        of.value, of.lower, of.upper = rate, 0.9 * rate, 1.1 * rate
+        clock.ClearField("paper_rate")
+    sides = re.findall(
+        r'<text x="([-\d.]+)" y="[\d.]+" class="side"( text-anchor="end")?>([^<]+)<', rate_figure(report)
+    )
+    assert len(sides) == 4
+    for (x, end, text), width in zip(sides, (880, 880, 350, 350), strict=True):
+        letters = 6.5 * len(text)
+        assert float(x) - letters >= 0 if end else float(x) + letters <= width
+
+
 def test_totals_of_experiments_come_with_costs_and_not_with_times_of_one_rate(reports: Reports) -> None:
     report = reports["good"]()
     report.experiment_groups.add(group="pgd", experiment_count=3)
