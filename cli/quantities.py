@@ -133,13 +133,23 @@ def bounds(estimate: survival.Estimate) -> tuple[float, float, float] | None:
 
 
 def interval(estimate: survival.Estimate, unit: str = "", size: float = 1.0) -> str:
-    """`1.23 [1.01, 1.50] unit`, values divided by `size`; a dash without a value."""
+    """`1.23 [1.01, 1.50] unit`, values divided by `size`; a dash without a value.
+
+    A narrow interval gets the digits that tell its ends from the value: 1.0011 [1.0003, 1.0020], not 1.00 [1.00, 1.00].
+    """
     known = bounds(estimate)
     if known is None:
         return NOTHING
-    value, lower, upper = (number(part / size) for part in known)
+    apart = {end for end in known[1:] if end != known[0]}
+    digits = next((few for few in range(3, 7) if all(_differ(known[0], end, size, few) for end in apart)), 3)
+    value, lower, upper = (number(part / size, digits) for part in known)
     end = f" {unit}" if unit else ""
     return f"{value}{end}" if NOTHING in (lower, upper) else f"{value} [{lower}, {upper}]{end}"
+
+
+def _differ(value: float, end: float, size: float, digits: int) -> bool:
+    """Whether a value and an end of its interval read differently."""
+    return number(value / size, digits) != number(end / size, digits)
 
 
 def effect_bound(bound: survival.EffectBound) -> str:

@@ -43,6 +43,14 @@ def test_remaining(seconds: float, text: str) -> None:
     assert remaining(seconds) == text
 
 
+def test_a_narrow_interval_reads_as_one() -> None:
+    """A layer of the published networks: 0.00114 with a standard error of 0.00043 is not the factor 1 for certain."""
+    assert interval(Estimate(value=1.001145, lower=1.000294, upper=1.001997)) == "1.001 [1.000, 1.002]"
+    assert interval(Estimate(value=0.99991, lower=0.9989, upper=1.0009)) == "0.9999 [0.9989, 1.001]"
+    assert interval(Estimate(value=1.88, lower=1.87999999, upper=1.88000001)) == "1.88 [1.88, 1.88]"
+    assert interval(Estimate(value=0.0, lower=0.0, upper=2.0)) == "0 [0, 2.00]"
+
+
 def test_a_value_and_its_interval_share_a_unit() -> None:
     assert on_clock(Estimate(value=0.9, lower=0.5, upper=1.4), CLOCK_SECONDS) == "900 [500, 1\u202f400] ms"
     assert on_clock(Estimate(value=9, lower=5, upper=14), CLOCK_QUERIES) == "9.00 [5.00, 14.0]"
