@@ -14,7 +14,7 @@ import click
 from cli.errors import Misuse
 
 if TYPE_CHECKING:
-    from afr.survival.v1.survival_service_pb2 import Distribution
+    from afr.survival.v1.survival_service_pb2 import Distribution, ReportOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -258,4 +258,15 @@ def clock_option(*clocks: str) -> Callable[[F], F]:
         default="queries",
         show_default=True,
         help="What the conclusion counts time in; the report shows every clock that it has.",
+    )
+
+
+def make_options(clock: str, price_usd_per_hour: float | None) -> ReportOptions:
+    """What a report is made with. One price stands for both sides, as on one machine."""
+    from afr.survival.v1.survival_service_pb2 import Clock, ReportOptions
+
+    return ReportOptions(
+        clock=Clock.Value(f"CLOCK_{clock.upper()}"),
+        defender_price_usd_per_hour=price_usd_per_hour,
+        attacker_price_usd_per_hour=price_usd_per_hour,
     )

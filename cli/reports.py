@@ -12,7 +12,15 @@ import click
 from cli.commands import StrictCommand
 from cli.errors import Misuse, Problem
 from cli.file_reports import FileOptions, file_options, report_on_file
-from cli.options import attack_address, clock_option, distribution_option, level, report_options, survival_address
+from cli.options import (
+    attack_address,
+    clock_option,
+    distribution_option,
+    level,
+    make_options,
+    report_options,
+    survival_address,
+)
 
 if TYPE_CHECKING:
     from afr.survival.v1.survival_service_pb2 import Distribution, Report, ReportOptions
@@ -53,7 +61,6 @@ def report(
       afrctl report --outcomes afr-report/outcomes.csv --training-seconds 89 --training-samples 1437 --output again
       afrctl report --outcomes published.csv --column sample_count=n --column group=attack --covariate depth
     """
-    from cli.evaluate import make_options
     from cli.files import output_folder
     from cli.publishing import publish
 

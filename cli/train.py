@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from cli.locating import Services
     from cli.progress import Display
 
-_FAILED, _CANCELED = 4, 5
-
 
 @click.command(cls=StrictCommand)
 @model_options
@@ -85,7 +83,7 @@ def train(
             job = Training(located, display).run(spec)
     finally:
         display.close()
-    if job.state == _CANCELED:
+    if job.state == job.STATE_CANCELED:
         raise Problem("the job was canceled by someone else before the model was ready")
     _print(job, output_format)
 
@@ -136,7 +134,7 @@ class Training:
                             self._show(changed)
                         case JobEnded(end):
                             self._show(end.attack_job)
-                            if end.attack_job.state == _FAILED:
+                            if end.attack_job.state == end.attack_job.STATE_FAILED:
                                 message = end.attack_job.failure_message
                                 raise Problem(message or "the job failed; the worker's log says why")
                             return end.attack_job
