@@ -122,6 +122,12 @@ class InFlightColumns:
         return int(self.sample_index.size)
 
 
+# What a double and the contract's whole numbers both count exactly.
+_MOST_SAMPLES = 2.0**53
+# The squares of covariates must neither overflow nor vanish.
+_FARTHEST = 1e100
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Observations:
     """Times to failure: row i failed in (lower[i], upper[i]], `weight[i]` times over.
@@ -157,8 +163,17 @@ class Observations:
             raise InvalidObservations("duration_upper", "duration_upper must be above 0 and at least duration_lower")
         if not (np.isfinite(self.weight).all() and (self.weight > 0).all()):
             raise InvalidObservations("weight", "weights must be finite and above 0")
-        if not np.isfinite(self.covariates).all():
+        with np.errstate(over="ignore"):
+            countable = self.weight.sum() <= _MOST_SAMPLES
+        if not countable:
+            message = "the weights add up to more samples than can be counted; a weight is how often a row occurred"
+            raise InvalidObservations("weight", message)
+        greatest = np.abs(self.covariates).max(axis=0, initial=0.0)
+        if not np.isfinite(greatest).all():
             raise InvalidObservations("covariates", "covariates must be finite numbers")
+        if not ((greatest == 0.0) | ((greatest > 1.0 / _FARTHEST) & (greatest < _FARTHEST))).all():
+            message = f"covariates must not lie farther from 1 than {_FARTHEST:g} times; give them another unit"
+            raise InvalidObservations("covariates", message)
 
     @property
     def failed(self) -> NDArray[np.bool_]:

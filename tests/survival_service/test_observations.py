@@ -175,6 +175,19 @@ def test_rows_that_are_no_observations_are_refused_by_field(
     assert caught.value.field == field
 
 
+@pytest.mark.parametrize("weight", [1e300, 1e308])
+def test_more_samples_than_can_be_counted_are_refused(weight: float) -> None:
+    with pytest.raises(InvalidObservations, match="a weight is how often a row occurred"):
+        Observations.of([1, 2], [1, 2], [weight, weight])
+
+
+@pytest.mark.parametrize("size", [1e155, 1e-160])
+def test_covariates_whose_squares_are_no_numbers_are_refused(size: float) -> None:
+    """They were dropped as collinear with nothing, or ended as an internal error."""
+    with pytest.raises(InvalidObservations, match="give them another unit"):
+        Observations.of([1, 2, 3], [1, 2, 3], covariates={"x": [0, size, -size]})
+
+
 def test_covariates_and_clusters_must_fit_the_rows() -> None:
     with pytest.raises(InvalidObservations, match="'x' has 1 values for 2 rows"):
         Observations.of([1, 2], [2, 3], covariates={"x": [1.0]})
