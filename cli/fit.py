@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -122,6 +123,10 @@ def fits_text(fitted: FitOutcomesResponse) -> str:
         effects = [
             (c.covariate, f"{c.estimate:.6g}", f"{c.standard_error:.6g}", _time_ratio(c)) for c in one.coefficients
         ]
+        if one.log_scale_standard_error > 0:  # An exponential's scale is 1 and has none.
+            effects.append(("ln σ", f"{math.log(one.scale):.6g}", f"{one.log_scale_standard_error:.6g}", ""))
+        if one.HasField("shape_standard_error"):
+            effects.append(("shape Q", f"{one.shape:.6g}", f"{one.shape_standard_error:.6g}", ""))
         effects += [(bound.covariate, "–", "–", effect_bound(bound)) for bound in one.effect_bounds]
         blocks.append(table(header, effects, right=(1, 2)))
     of_reason: dict[str, list[str]] = {}

@@ -209,6 +209,8 @@ def test_weights_are_repetitions_and_the_table_says_what_json_says(afrctl: Any, 
     assert "14 observations, 12 failures" in shown.stdout
     assert f"{fit['aic']:.2f}" in shown.stdout
     assert f"{fit['scale']:.6g}" in shown.stdout
+    (row,) = (line.split() for line in shown.stdout.splitlines() if line.startswith("ln σ"))
+    assert row[2:] == [f"{math.log(fit['scale']):.6g}", f"{fit['log_scale_standard_error']:.6g}"]
     for coefficient in fit["coefficients"]:
         assert f"{coefficient['estimate']:.6g}" in shown.stdout
         assert f"{coefficient['standard_error']:.6g}" in shown.stdout
