@@ -39,11 +39,20 @@ class ToolboxAttack(QueryAttack):
     gave_up: Counter[str] = field(default_factory=Counter)
 
     def complaint(self) -> str | None:
-        """A sentence if some samples survive because the toolbox failed."""
-        if not self.gave_up:
-            return None
-        counts = " and ".join(f"{count} times because {reason}" for reason, count in sorted(self.gave_up.items()))
-        return f"{self.recipe.class_name} of the toolbox gave up on samples, which survive by that: {counts}"
+        """What is to be said if some samples survive because the toolbox failed, or may do so."""
+        complaints = []
+        if self.gave_up:
+            counts = " and ".join(f"{count} times because {reason}" for reason, count in sorted(self.gave_up.items()))
+            name = self.recipe.class_name
+            complaints.append(f"{name} of the toolbox gave up on samples, which survive by that: {counts}")
+        # With fewer gradients than classes it subtracts another class's logit than that of the class to be left.
+        if self.recipe.class_name == "DeepFool" and self.recipe.arguments.get("nb_grads", 10) < self.class_count:
+            complaints.append(
+                "DeepFool of the toolbox takes steps of a wrong length, or none, where it looks at some of the classes "
+                "only, and samples may survive by that; set candidate_count (nb_grads of art:DeepFool) to "
+                f"{self.class_count}, or take the native engine"
+            )
+        return "; ".join(complaints) or None
 
     def ask(self, image: Tensor, label: int, sample_index: int) -> Interview:
         subject = Subject(image, label, self.class_count)

@@ -145,10 +145,6 @@ def classifier_of(
     return WatchedClassifier(model, Doubt(), input_shape, class_count, clip_values=(0.0, 1.0), preprocessing=None)
 
 
-def _logit_of(label: Tensor) -> RowObjective:
-    return lambda logits: logits[:, int(label[0])]
-
-
 def _array(images: Any) -> Array:
     """Images of the toolbox as the model takes them; under numpy 2 some of its attacks make float64 of them."""
     if isinstance(images, Tensor):

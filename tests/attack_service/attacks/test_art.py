@@ -291,6 +291,23 @@ def test_an_attack_that_loses_its_way_is_ended_and_the_job_says_so(
     assert reason in complaint
 
 
+def test_deepfool_of_the_toolbox_on_some_classes_only_may_not_move_and_the_job_says_so(attacked, digits) -> None:
+    """It takes a class's place among those it looks at for the class (adversarial-robustness-toolbox 1.20.1)."""
+    model, images, labels = digits
+
+    def far(candidate_count: float) -> tuple[list[float], str | None]:
+        attack = toolbox("deepfool", candidate_count=candidate_count, max_iterations=5.0, epsilon=1e7)
+        outcomes = attacked(attack, model, images[:8], labels[:8], epsilon=1e7, norm="2")
+        return [outcome.distance_l2 for outcome in outcomes], attack.complaint()
+
+    some, complaint = far(5.0)
+    everything, nothing = far(10.0)
+    assert min(some) == 0 < min(everything)
+    assert nothing is None
+    assert complaint is not None
+    assert "set candidate_count (nb_grads of art:DeepFool) to 10" in complaint
+
+
 @pytest.mark.parametrize(
     ("attack", "parameters", "field", "message"),
     [
