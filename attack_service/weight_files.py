@@ -117,5 +117,7 @@ def _unwrapped(loaded: object, path: Path) -> dict[str, Tensor]:
 
 
 def _sentence(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # Of a missing key the message is the key alone, which torch's reader takes from the first byte of a file.
+    lines = [] if isinstance(error, KeyError) else str(error).strip().splitlines()
+    lines = lines or [type(error).__name__]
     return textwrap.shorten(lines[0], 160, placeholder=" …").rstrip(".")

@@ -64,6 +64,7 @@ def test_safetensors_come_back_with_the_digest_of_their_file(tmp_path: Path) -> 
         ("x.safetensors", b"", "is no safetensors file"),
         ("x.safetensors", b"\x80\x04.", "is no safetensors file"),
         ("x.pt", b"", r"is no file of torch\.save"),
+        ("x.pt", b"hello", r"is no file of torch\.save \(KeyError\)"),
         ("x.pt", b"PK\x03\x04 half", "x.pt "),
         ("x.pt", b"not a pickle at all", "x.pt "),
     ],
