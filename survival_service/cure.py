@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
-from scipy.special import chdtrc, expit, logit, ndtri
+from scipy.special import chdtrc, expit, logit
 
 from survival_service.advice import Advice, advice_on
 from survival_service.distributions import Distribution
@@ -230,7 +230,8 @@ def _without_cured_share(
     latency = likelihood.plain.standardised(beta, plain.scale)
     upper = None
     if not clustered:  # few steps, and the only bound there is: worth its time with any number of rows
-        floor = plain.log_likelihood - 0.5 * max(0.0, float(ndtri(level))) ** 2
+        # As for a group without failures: a drop of z^2/2 misses in one of four where few samples could tell.
+        floor = plain.log_likelihood + math.log1p(-level)
         # A share of this many samples costs less likelihood than that.
         start = -math.log(likelihood.observation_count) - 2.0
         upper = profile_bounds(likelihood, latency, start, floor, plain.log_likelihood)[1]

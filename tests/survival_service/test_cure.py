@@ -174,12 +174,12 @@ def test_no_cured_share_is_called_for_where_every_sample_fails_in_the_end() -> N
 
 
 def test_where_everything_failed_the_bound_is_that_of_a_share_never_seen() -> None:
-    """With no survivor the likelihood falls like (1 - pi)^n, whatever the distribution."""
+    """With no survivor the likelihood falls like (1 - pi)^n, whatever the distribution: Clopper and Pearson's bound."""
     time = np.random.default_rng(2).weibull(1.4, size=50)
     for distribution in (Distribution.WEIBULL, Distribution.LOG_LOGISTIC, Distribution.EXPONENTIAL):
         found = cure(Observations.of(time, time), distribution)
         assert found.status is CureStatus.NO_CURED_SHARE
-        assert found.cured_share.upper == pytest.approx(1 - math.exp(-(stats.norm.ppf(0.95) ** 2) / 100), rel=2e-3)
+        assert found.cured_share.upper == pytest.approx(1 - 0.05 ** (1 / 50), rel=2e-3)
 
 
 def test_a_weight_is_a_repetition() -> None:
