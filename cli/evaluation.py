@@ -104,7 +104,7 @@ class Evaluation:
         from cli.connecting import SurvivalServer
         from cli.following import OutcomeFeed, ReportFeed
 
-        self._view.job = job
+        self._view.job = self.outcomes.job = job
         self._begin(OutcomeFeed(attack, job.attack_job_id, self._events))
         survival: SurvivalServer | None = None
         request = CreateReportRequest(attack_job_ids=[job.attack_job_id], options=options, precision=precision)
@@ -210,7 +210,7 @@ class Evaluation:
     def _show_job(self, job: AttackJob) -> None:
         from cli.reading import describe_model
 
-        before, self._view.job = self._view.job, job
+        before, self._view.job, self.outcomes.job = self._view.job, job, job
         if job.HasField("model_record") and not (before and before.HasField("model_record")):
             self._display.note(describe_model(job))
         for warning in job.warnings:
@@ -259,7 +259,10 @@ class Evaluation:
             self.outcomes.write(path)
         except OSError:
             return ""
-        return f"the outcomes of {len(self.outcomes)} samples are in {path}"
+        count = len(self.outcomes)
+        # A server that goes on can report on the job itself, and knows what training cost.
+        more = f"; `afrctl report --outcomes {path}` reports on them" if self._located.own else ""
+        return f"the outcomes of {count} sample{'' if count == 1 else 's'} are in {path}{more}"
 
 
 def _check_survival_server(address: str) -> None:

@@ -110,7 +110,7 @@ def report_on_file(path: Path, said: FileOptions, options: ReportOptions, surviv
 def _of_samples(file: Any, said: FileOptions, options: ReportOptions) -> list[Any]:
     from afr.survival.v1.survival_service_pb2 import ReportOutcomesRequest, SubmittedJob
 
-    from cli.outcome_files import outcome_batches
+    from cli.outcome_files import outcome_batches, unfinished_job
 
     job = SubmittedJob(
         attack_job_id=file.path.name,
@@ -119,6 +119,7 @@ def _of_samples(file: Any, said: FileOptions, options: ReportOptions) -> list[An
         attack=said.attack,
         training_sample_count=said.training_samples or 0,
         epoch_count=said.epochs or 0,
+        **unfinished_job(file),
     )
     if said.training_seconds is not None:
         job.training_duration.FromNanoseconds(round(said.training_seconds * 1e9))

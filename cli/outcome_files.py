@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from cli.data_files import Cell, DataFile, is_empty, is_number, named, number, shown
 from cli.errors import Misuse, Problem
-from cli.outcomes import COLUMNS, VERDICTS
+from cli.outcomes import COLUMNS, JOB_COLUMNS, VERDICTS
 
 if TYPE_CHECKING:
     from afr.outcome.v1.outcome_pb2 import OutcomeBatch
     from afr.survival.v1.survival_service_pb2 import ExperimentBatch
 
 _ROWS_PER_MESSAGE = 10_000
+_UNFINISHED = ("queued", "running", "failed", "canceled")
 _MOST_COVARIATES = 100
 # 32 years; a message holds the sum of hundreds of them.
 _MOST_SECONDS = 1e9
@@ -89,6 +90,28 @@ def outcome_batches(file: DataFile) -> Iterator[OutcomeBatch]:
         yield OutcomeBatch(**columns)  # type: ignore[arg-type]
     elif not seen:
         raise Problem(f"{file.path} has no rows below its header; give outcomes")
+
+
+def unfinished_job(file: DataFile) -> Mapping[str, Any]:
+    """What an `outcomes.csv` says of a job that had not succeeded, as fields of `SubmittedJob`; nothing of others.
+
+    Raises `Problem`, naming line and column, for a bad cell.
+    """
+    if any(name not in file.columns for name in JOB_COLUMNS):
+        return {}
+    places = [file.position(name) for name in JOB_COLUMNS]
+    line, cells = next(file.rows(), (0, ()))
+    state, sample_count, shard_count = [cells[at] for at in places] if cells else (None, None, None)
+    if is_empty(state) or state == "succeeded":
+        return {}
+    if state not in _UNFINISHED:
+        known = ", ".join(("succeeded", *_UNFINISHED))
+        raise Problem(f"{file.where(line)}: job_state is {shown(state)}; known: {known}")
+    whole = {
+        name: _outcome_cell(f"job_{name}", cell, 0, file.where(line))
+        for name, cell in (("sample_count", sample_count), ("shard_count", shard_count))
+    }
+    return {"canceled": True, **{name: int(value) for name, value in whole.items()}}
 
 
 def _verdict(cell: Cell, where: str) -> int:

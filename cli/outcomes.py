@@ -13,7 +13,7 @@ from cli.errors import Problem
 from cli.files import replacing
 
 if TYPE_CHECKING:
-    from afr.attack.v1.attack_service_pb2 import End
+    from afr.attack.v1.attack_service_pb2 import AttackJob, End
     from afr.outcome.v1.outcome_pb2 import OutcomeBatch
 
 COLUMNS = (
@@ -24,6 +24,10 @@ COLUMNS = (
 """The columns of `outcomes.csv`: those of `OutcomeBatch`, in its order. An upper bound that does not exist, that of a
 sample that did not fail, is empty; a verdict is its name in lower case."""
 
+JOB_COLUMNS = ("job_state", "job_sample_count", "job_shard_count")
+"""The last columns, the same in every row: how far the job had come, and how many samples in how many parts it was to
+attack. Where it did not succeed, samples without a failure are those of an attack that was cut off."""
+
 VERDICTS = {1: "survived", 2: "failed", 3: "misclassified", 4: "rejected"}
 """Verdicts by their number in the contract."""
 
@@ -32,6 +36,7 @@ class ReceivedOutcomes:
     """What a stream has delivered so far. Rows are kept by shard and sample; a repeated delivery changes nothing."""
 
     def __init__(self) -> None:
+        self.job: AttackJob | None = None
         self._rows: dict[tuple[int, int], tuple[object, ...]] = {}
         self._next_sequence: dict[int, int] = {}
         self._checksum = 0
@@ -71,6 +76,7 @@ class ReceivedOutcomes:
 
     def verify(self, end: End) -> None:
         """Raise `Problem` unless everything that the server has recorded has arrived."""
+        self.job = end.attack_job
         if len(self._rows) != end.outcome_count or self._checksum % 2**64 != end.checksum:
             raise Problem(
                 f"the outcomes received ({len(self._rows)}) are not those that the server recorded "
@@ -85,9 +91,19 @@ class ReceivedOutcomes:
     def write_to(self, file: IO[str]) -> None:
         """Write the rows as CSV, by sample."""
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(COLUMNS + JOB_COLUMNS)
+        of_job = _job_cells(self.job)
         for key in sorted(self._rows):
-            writer.writerow(_cells(self._rows[key]))
+            writer.writerow(_cells(self._rows[key]) + of_job)
+
+
+def _job_cells(job: AttackJob | None) -> list[object]:
+    from afr.attack.v1.attack_service_pb2 import AttackJob
+
+    if job is None:
+        return [""] * len(JOB_COLUMNS)
+    state = AttackJob.State.Name(job.state).removeprefix("STATE_").lower()
+    return [state, job.spec.sample_count, job.spec.shard_count]
 
 
 def _cells(row: Iterable[object]) -> list[object]:

@@ -206,7 +206,7 @@ def test_a_job_that_fails_says_why_and_keeps_its_outcomes(afrctl: Any, scripted:
     assert ended.returncode == 1
     path = Path("afr-report") / "outcomes.csv"
     assert ended.stderr == (
-        f"error: training diverged; lower the learning rate (the outcomes of 1 samples are in {path})\n"
+        f"error: training diverged; lower the learning rate (the outcomes of 1 sample are in {path})\n"
     )
     assert (tmp_path / path).exists()
 

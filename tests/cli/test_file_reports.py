@@ -14,7 +14,7 @@ import pytest
 
 from cli.data_files import open_data
 from cli.errors import Misuse, Problem
-from cli.outcome_files import ExperimentReading, experiment_batches, outcome_batches
+from cli.outcome_files import ExperimentReading, experiment_batches, outcome_batches, unfinished_job
 from cli.outcomes import COLUMNS
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "data" / "cifar100_experiments.csv"
@@ -95,6 +95,29 @@ def test_a_file_of_samples_gives_the_report_of_its_job(afrctl: Any, survival_ser
     (job,) = report["jobs"]
     assert (job["attackJobId"], job["model"]) == ("outcomes.csv", "resnet18")
     assert not any("not known" in sentence or "without" in sentence for sentence in report["limitations"])
+
+
+@pytest.mark.parametrize(("shards", "accuracy_known"), [(1, True), (2, False)])
+def test_samples_whose_attack_was_cut_off_did_not_outlive_it(
+    afrctl: Any, survival_server: str, shards: int, accuracy_known: bool
+) -> None:
+    """Misclassified samples come first in each part, so all are known as soon as a sample of it was attacked."""
+    of_job = {"job_state": "canceled", "job_sample_count": 100, "job_shard_count": shards}
+    path = write_rows(afrctl.folder / "outcomes.csv", [row | of_job for row in outcome_rows()])
+    report = reported(afrctl, path, "--survival-address", survival_server)
+    assert report["partial"]
+    assert "value" not in report["adversarialAccuracy"]
+    assert ("value" in report["cleanAccuracy"]) is accuracy_known
+    if accuracy_known:
+        assert report["cleanAccuracy"]["value"] == pytest.approx(0.96)
+    assert "Job outcomes.csv was canceled after 40 of 100 samples" in " ".join(report["limitations"])
+
+
+def test_a_state_that_no_job_has_is_named(tmp_path: Path) -> None:
+    of_job = {"job_state": "done", "job_sample_count": 100, "job_shard_count": 1}
+    file = open_data(write_rows(tmp_path / "outcomes.csv", [outcome_rows()[0] | of_job]))
+    with pytest.raises(Problem, match="outcomes.csv, line 2: job_state is 'done'; known: succeeded, queued, running"):
+        unfinished_job(file)
 
 
 def test_what_is_not_in_the_file_is_stated_as_unknown(afrctl: Any) -> None:

@@ -8,11 +8,11 @@ import math
 from pathlib import Path
 
 import pytest
-from afr.attack.v1.attack_service_pb2 import End
+from afr.attack.v1.attack_service_pb2 import AttackJob, AttackSpec, End
 from afr.outcome.v1.outcome_pb2 import InFlight, OutcomeBatch
 
 from cli.errors import Problem
-from cli.outcomes import COLUMNS, ReceivedOutcomes
+from cli.outcomes import COLUMNS, JOB_COLUMNS, ReceivedOutcomes
 
 
 def batch(sequence: int, *samples: tuple[int, int, int, int], shard: int = 0) -> OutcomeBatch:
@@ -63,6 +63,16 @@ def test_a_row_a_sample_sorted_by_sample(tmp_path: Path) -> None:
     assert [row["verdict"] for row in rows] == ["survived", "failed", "misclassified"]
     assert [row["query_count_upper"] for row in rows] == ["", "4", "0"]
     assert [row["seconds_upper"] for row in rows] == ["", "0.04", "0"]
+
+
+def test_every_row_says_how_far_the_job_had_come(tmp_path: Path) -> None:
+    outcomes = ReceivedOutcomes()
+    outcomes.add(batch(0, FAILED, SURVIVED))
+    outcomes.job = AttackJob(state=AttackJob.STATE_RUNNING, spec=AttackSpec(sample_count=200, shard_count=2))
+    outcomes.write(tmp_path / "outcomes.csv")
+    with (tmp_path / "outcomes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [tuple(row[name] for name in JOB_COLUMNS) for row in rows] == [("running", "200", "2")] * 2
 
 
 def test_a_misclassified_sample_does_not_make_the_others_look_cheaper() -> None:

@@ -10,7 +10,7 @@ from survival_service.jobs import JobFacts
 
 
 def submitted_job(job: pb.SubmittedJob, *, sample_count: int) -> JobFacts:
-    """What a report needs of a job that was run elsewhere. Raises `InvalidRequest`."""
+    """What a report needs of a job of which `sample_count` outcomes were sent. Raises `InvalidRequest`."""
     if not job.attack_job_id:
         raise InvalidRequest("job.attack_job_id", "job.attack_job_id is empty; name the job")
     return JobFacts(
@@ -18,7 +18,9 @@ def submitted_job(job: pb.SubmittedJob, *, sample_count: int) -> JobFacts:
         model=job.model or "unnamed model",
         dataset=job.dataset or "unnamed data",
         attack=job.attack or "an unnamed attack",
-        sample_count=sample_count,
+        sample_count=max(job.sample_count, sample_count),
+        shard_count=max(1, job.shard_count),
+        canceled=job.canceled,
         training_seconds=job.training_duration.ToNanoseconds() / 1e9,
         training_sample_count=job.training_sample_count,
         epoch_count=job.epoch_count,

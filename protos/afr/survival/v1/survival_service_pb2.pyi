@@ -2815,6 +2815,9 @@ class SubmittedJob(_message.Message):
     TRAINING_DURATION_FIELD_NUMBER: _builtins.int
     TRAINING_SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
     EPOCH_COUNT_FIELD_NUMBER: _builtins.int
+    CANCELED_FIELD_NUMBER: _builtins.int
+    SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    SHARD_COUNT_FIELD_NUMBER: _builtins.int
     attack_job_id: _builtins.str
     """A name for it in the report. Required."""
     model: _builtins.str
@@ -2828,6 +2831,16 @@ class SubmittedJob(_message.Message):
     epoch_count: _builtins.int
     """The number of epochs trained. Without it there is no cost-normalised rate on
     the queries clock.
+    """
+    canceled: _builtins.bool
+    """Whether the attack was cut off: samples that had not failed then did not
+    outlive its budget.
+    """
+    sample_count: _builtins.int
+    """The number of samples that were to be attacked; if 0, those that are sent."""
+    shard_count: _builtins.int
+    """The number of parts that the samples were divided into; 1 if 0. The clean
+    accuracy of an attack that was cut off is known for one part only.
     """
     @_builtins.property
     def training_duration(self) -> _duration_pb2.Duration:
@@ -2845,10 +2858,13 @@ class SubmittedJob(_message.Message):
         training_duration: _duration_pb2.Duration | None = ...,
         training_sample_count: _builtins.int = ...,
         epoch_count: _builtins.int = ...,
+        canceled: _builtins.bool = ...,
+        sample_count: _builtins.int = ...,
+        shard_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["training_duration", b"training_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "attack_job_id", b"attack_job_id", "dataset", b"dataset", "epoch_count", b"epoch_count", "model", b"model", "training_duration", b"training_duration", "training_sample_count", b"training_sample_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "attack_job_id", b"attack_job_id", "canceled", b"canceled", "dataset", b"dataset", "epoch_count", b"epoch_count", "model", b"model", "sample_count", b"sample_count", "shard_count", b"shard_count", "training_duration", b"training_duration", "training_sample_count", b"training_sample_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
