@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from afr.attack.v1.attack_service_pb2 import AttackJob, AttackSpec
     from afr.survival.v1.survival_service_pb2 import ClockReport, ExperimentGroup, Fit, Report, ReportedJob
 
-_PARTIAL = "Partial: samples were still in flight or missing when this report was made."
+_PARTIAL = "Partial: samples were in flight, cut off or missing when this report was made."
 _PLANNED = "Stopped as planned: what was asked for was known precisely enough before all samples had been attacked."
 
 
@@ -218,9 +218,7 @@ def key_figures(report: Report) -> list[Figure]:
             "All epochs of training, over the number of training samples.",
         ),
     ]  # fmt: skip
-    ordering = tuple(
-        number(fit.concordance) if fit is not None and fit.HasField("concordance") else NOTHING for fit in fits
-    )
+    ordering = tuple(_concordance(clock, fit) for clock, fit in zip(clocks, fits, strict=True))
     if any(value != NOTHING for value in ordering):
         explanation = "Harrell's C: of two, how often the one that the fit lets fail sooner does so. 0.5 is chance."
         figures.append(Figure("concordance of the best fit", ordering, explanation))
@@ -241,6 +239,12 @@ def key_figures(report: Report) -> list[Figure]:
             )
         )
     return [figure for figure in figures if any(value != NOTHING for value in figure.values)]
+
+
+def _concordance(clock: ClockReport, fit: Fit | None) -> str:
+    """Harrell's C of a fit on its clock, with its interval."""
+    known = [one.harrell for one in clock.concordances if fit is not None and one.distribution == fit.distribution]
+    return interval(known[0]) if known and known[0].HasField("value") else NOTHING
 
 
 def clock_headers(report: Report) -> list[str]:

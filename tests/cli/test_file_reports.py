@@ -116,7 +116,7 @@ def test_samples_whose_attack_was_cut_off_did_not_outlive_it(
 def test_a_state_that_no_job_has_is_named(tmp_path: Path) -> None:
     of_job = {"job_state": "done", "job_sample_count": 100, "job_shard_count": 1}
     file = open_data(write_rows(tmp_path / "outcomes.csv", [outcome_rows()[0] | of_job]))
-    with pytest.raises(Problem, match="outcomes.csv, line 2: job_state is 'done'; known: succeeded, queued, running"):
+    with pytest.raises(Problem, match=r"outcomes\.csv, line 2: job_state is 'done'; known: succeeded, queued, running"):
         unfinished_job(file)
 
 

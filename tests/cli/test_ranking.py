@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from afr.survival.v1 import survival_service_pb2 as pb
 
+from cli.reading import key_figures
 from cli.sections.ranking import ranking
 
 
@@ -43,3 +44,12 @@ def test_without_a_known_pair_the_answer_says_so() -> None:
     section = ranking(report(pb.FitConcordance(distribution=pb.DISTRIBUTION_WEIBULL)))
     assert section is not None
     assert "cannot be told" in section.answer
+
+
+def test_the_key_figure_is_that_of_the_best_fit_with_its_interval() -> None:
+    made = report(found(0.72, 0.69, 0.75))
+    fits = made.clock_reports[0].fits
+    fits.add(distribution=pb.DISTRIBUTION_LOG_NORMAL, status=pb.Fit.STATUS_NO_FAILURE)
+    fits.add(distribution=pb.DISTRIBUTION_WEIBULL, status=pb.Fit.STATUS_OK)
+    figures = {figure.name: figure.values for figure in key_figures(made)}
+    assert figures["concordance of the best fit"] == ("0.710 [0.690, 0.750]",)

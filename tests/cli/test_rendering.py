@@ -202,7 +202,7 @@ def test_an_infinite_mean_is_infinite(reports: Reports) -> None:
 def test_a_partial_report_says_so(any_report: Report) -> None:
     assert "Partial:" not in render(any_report, width=110)
     any_report.partial = True
-    assert "Partial: samples were still in flight" in render(any_report, width=110)
+    assert "Partial: samples were in flight" in render(any_report, width=110)
 
 
 def test_colour_changes_nothing_but_colour(any_report: Report) -> None:

@@ -61,9 +61,9 @@ def test_the_section_says_what_was_saved_and_lists_the_looks(stopped: pb.Report)
 def test_terminal_and_page_say_that_it_stopped_as_planned(stopped: pb.Report) -> None:
     for shown in (" ".join(render(stopped, width=100, full=True).split()), report_page(stopped)):
         assert "Stopped as planned: what was asked for" in shown
-        assert "Partial: samples were still in flight" not in shown
+        assert "Partial: samples were in flight" not in shown
     stopped.stopping.met = False
-    assert "Partial: samples were still in flight" in report_page(stopped)
+    assert "Partial: samples were in flight" in report_page(stopped)
 
 
 def test_the_drawing_has_a_mark_a_look_and_the_wanted_band(stopped: pb.Report) -> None:
