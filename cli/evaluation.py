@@ -30,7 +30,7 @@ class Evaluation:
 
     def __init__(self, located: Services, display: Display, folder: Path) -> None:
         from cli.outcomes import ReceivedOutcomes
-        from cli.progress import View
+        from cli.progress import View, Warnings
 
         self.outcomes = ReceivedOutcomes()
         self.final_state = 0
@@ -40,7 +40,7 @@ class Evaluation:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._feeds: list[Feed] = []
         self._report: Report | None = None
-        self._said: set[str] = set()
+        self._warnings = Warnings(display, own_worker=located.own)
 
     def run(self, spec: AttackSpec, options: ReportOptions, precision: Precision | None = None) -> Report:
         """Run to the report, or until the survival server has found the wanted precision.
@@ -213,11 +213,7 @@ class Evaluation:
         before, self._view.job, self.outcomes.job = self._view.job, job, job
         if job.HasField("model_record") and not (before and before.HasField("model_record")):
             self._display.note(describe_model(job))
-        for warning in job.warnings:
-            # That there is no worker is no news while our own is starting; its death is noticed otherwise.
-            if warning not in self._said and not (self._located.own and "no worker" in warning):
-                self._said.add(warning)
-                self._display.note(f"note: {warning}")
+        self._warnings.show(job)
 
     def _abandon(self, job_id: str) -> None:
         """Cancel the job, wait a moment for its last outcomes, keep what has arrived."""

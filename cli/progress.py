@@ -64,6 +64,22 @@ class Display(Protocol):
         """Leave the terminal as a prompt wants it."""
 
 
+class Warnings:
+    """Shows each warning of a job once."""
+
+    def __init__(self, display: Display, *, own_worker: bool) -> None:
+        self._display, self._own_worker = display, own_worker
+        self._said: set[str] = set()
+
+    def show(self, job: AttackJob) -> None:
+        """Show the warnings that are new."""
+        for warning in job.warnings:
+            # That there is no worker is no news while our own is starting; its death is noticed otherwise.
+            if warning not in self._said and not (self._own_worker and "no worker" in warning):
+                self._said.add(warning)
+                self._display.note(f"note: {warning}")
+
+
 def choose_display(*, quiet: bool, stream: TextIO | None = None) -> Display:
     """The display that suits the stream, standard error by default."""
     stream = stream or sys.stderr

@@ -92,11 +92,11 @@ class Training:
     """One training job: creates it, follows it to its end, shows where it stands."""
 
     def __init__(self, located: Services, display: Display) -> None:
-        from cli.progress import View
+        from cli.progress import View, Warnings
 
         self._located, self._display = located, display
         self._view = View()
-        self._said: set[str] = set()
+        self._warnings = Warnings(display, own_worker=located.own)
 
     def run(self, spec: AttackSpec) -> AttackJob:
         """Run to the end; return the job in its final state. On an interrupt, cancels it."""
@@ -148,11 +148,7 @@ class Training:
 
     def _show(self, job: AttackJob) -> None:
         self._view.job = job
-        for warning in job.warnings:
-            # That there is no worker is no news while our own is starting; its death is noticed otherwise.
-            if warning not in self._said and not (self._located.own and "no worker" in warning):
-                self._said.add(warning)
-                self._display.note(f"note: {warning}")
+        self._warnings.show(job)
 
     def _abandon(self, job_id: str) -> None:
         with interrupts.shielded():
