@@ -59,7 +59,7 @@ def in_words(name: str) -> str:
 
     `attack=fgm (against pgd)` is `attack fgm instead of pgd`, `log_epsilon` is `epsilon`. A name that a fit in the
     limit gave a covariate, since the level that it was against has left, names the level that it is against now. The
-    words of `cli.settings` are the same.
+    words of `cli.covariates` are the same.
     """
     name, _, others = name.partition(", against ")
     if treatment := _TREATMENT.fullmatch(name):
