@@ -12,6 +12,8 @@ checks evenly spaced up to a budget, fits the same law and asks whether the inte
   law stays the fitted one); a covariate of the image and one of the job. `naive` is the same fit without clusters.
 - `few`: one in ten samples fails. `Wald` is the interval of so many standard errors of the logarithm of the quantity,
   `plain` that of the median itself, `profile` what a report gives.
+- `cured`: the clustered interval of the share that never fails, where its logit has a standard error of at most 1, 2,
+  4 and any; how often a fit has such an interval stands beside it.
 - `in flight`: a job stopped in mid-run, fitted with and without the samples still under attack; half of all fail.
 
 Replicate i of a cell is drawn from seed (SEED, cell, i), whatever is run beside it. The Monte-Carlo error of a share of
@@ -27,11 +29,13 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from unittest.mock import patch
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import logit, ndtr, ndtri
 
+from survival_service import cure
 from survival_service.distributions import Distribution
 from survival_service.estimates import Estimate
 from survival_service.fitting import Fit, Status, described, fit, prepared
@@ -43,6 +47,7 @@ DISTRIBUTIONS = (Distribution.WEIBULL, Distribution.LOG_NORMAL, Distribution.LOG
 NAMES = ("Weibull", "log-normal", "log-logistic", "exponential")
 MU, SIGMA, RATIO = 1.0, 0.7, 0.6
 QUANTILE = 1.959963984540054
+LOGIT_ERRORS = (1.0, 2.0, 4.0, math.inf)
 
 
 @dataclass(slots=True)
@@ -217,6 +222,33 @@ def _plain(found: Fit) -> Estimate:
     return Estimate(value, value * (1 - QUANTILE * error), value * (1 + QUANTILE * error))
 
 
+def cured(distribution: Distribution, images: int, share: float, replicates: int) -> Cell:
+    """Images attacked in eight jobs each until 99 % of those that can fail have failed; `share` of them never do.
+
+    Whether a sample can fail and when are each correlated by 0.5 between the jobs on an image.
+    """
+    jobs, checks, correlation = 8, 20, 0.5
+    cell = Cell("cured", distribution, f"{images} images, {share:.0%} never fail", replicates)
+    image = np.repeat(np.arange(images), jobs)
+    budget = math.exp(MU + sigma_of(distribution) * distribution.family.quantile(0.99))
+    for generator in generators(cell):
+        of_image, own = generator.normal(size=(2, images)), generator.normal(size=(2, image.size))
+        never, when = ndtr(math.sqrt(correlation) * of_image[:, image] + math.sqrt(1 - correlation) * own)
+        times = np.exp(MU + sigma_of(distribution) * standardised(distribution, when))
+        lower, upper = checked(np.where(never < share, math.inf, times), budget, checks)
+        rows = prepared(Observations(lower, upper, np.ones(image.size), np.empty((image.size, 0)), (), image))
+        # Those too uncertain to be reported are what the study is about.
+        with patch.object(cure, "LARGEST_LOGIT_ERROR", math.inf):
+            found = cure.fit_cure(rows, fit(rows, distribution))
+        cell.failures += rows.failure_count / replicates
+        for most in LOGIT_ERRORS:
+            chosen = found.status is cure.CureStatus.OK and found.logit_standard_error <= most
+            cell.add(f"error ≤ {most:g}: has one", chosen)
+            if chosen:
+                cell.judge(f"error ≤ {most:g}: covered", found.cured_share, share)
+    return cell
+
+
 def mid_run(distribution: Distribution, replicates: int) -> Cell:
     """400 samples through 64 slots, a slot refilled as soon as it is free; stopped at 1.05 times a survivor's length.
 
@@ -277,6 +309,13 @@ def of_few(replicates: int) -> Iterator[Cell]:
             yield few(distribution, samples, replicates)
 
 
+def of_cured(replicates: int) -> Iterator[Cell]:
+    """Shares from rare to common, of one law."""
+    for images in (20, 50, 150):
+        for share in (0.01, 0.03, 0.1, 0.3):
+            yield cured(Distribution.WEIBULL, images, share, replicates)
+
+
 def of_mid_run(replicates: int) -> Iterator[Cell]:
     """All cells of the study of jobs stopped in mid-run."""
     for distribution in DISTRIBUTIONS:
@@ -288,6 +327,7 @@ STUDIES: dict[str, Callable[[int], Iterator[Cell]]] = {
     "groups as reported": of_reported_groups,
     "clusters": of_clusters,
     "few": of_few,
+    "cured": of_cured,
     "in flight": of_mid_run,
 }
 

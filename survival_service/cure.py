@@ -52,6 +52,7 @@ LARGEST_UNFAILED_SHARE = 0.05
 NOT_RULED_OUT = 4.0
 # Without a profile, a cured share whose logit has a greater standard error is not identified: the odds at the ends of
 # its interval of 95 % differ by a factor of 2 500 or more, as happens to shares near 0, where the logit is not normal.
+# A smaller limit would keep the fits that chance has made high, and cover less (docs/coverage.md).
 LARGEST_LOGIT_ERROR = 2.0
 # A cured share that gains less than this, in nats, is none.
 _NEGLIGIBLE_GAIN = 1e-6
