@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from afr.survival.v1.survival_service_pb2 import Coefficient, Distribution, Estimate, Fit, FitOutcomesResponse
 
 
+_MANY_ROWS = 100_000
+"""With more than these a fit takes seconds, and who waits is told what for."""
+
 # Those of survreg; the two with a shape are fitted if asked for.
 _WITHOUT_SHAPE = ("weibull", "log-normal", "log-logistic", "exponential")
 
@@ -70,6 +73,9 @@ def fit(
         click.echo(f"note: {columns} left out: no cell is a number", err=True)
     # All of it before anything starts: a bad cell in the last line is told at once, and nothing was fitted in vain.
     batches = list(observation_batches(file, covariates, ignored))
+    row_count = sum(len(part.duration_lower) for part in batches)
+    if row_count > _MANY_ROWS:
+        click.echo(f"note: {path} is read; fitting its {_many(row_count, 'row')}", err=True)
     options = ReportOptions(confidence_level=confidence_level or 0.0)
     options.distributions.extend(distributions or tuple(map(distribution_number, _WITHOUT_SHAPE)))
     requests = [FitOutcomesRequest(options=options), *(FitOutcomesRequest(observation_batch=part) for part in batches)]
