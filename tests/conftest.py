@@ -18,8 +18,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis
+
+# The same examples in every run, on every machine: a test that fails fails again.
+hypothesis.settings.register_profile("derandomized", derandomize=True)
+hypothesis.settings.load_profile("derandomized")
 
 _LINUX = sys.platform == "linux"
 

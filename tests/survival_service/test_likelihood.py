@@ -35,7 +35,8 @@ def rows(draw: st.DrawFn) -> tuple[float, float]:
 def observations(draw: st.DrawFn) -> Observations:
     table = draw(st.lists(rows(), min_size=2, max_size=12))
     weight = draw(st.lists(st.floats(0.1, 50), min_size=len(table), max_size=len(table)))
-    x = draw(st.lists(st.floats(-3, 3), min_size=len(table), max_size=len(table)))
+    # Steps of a thousandth: a covariate of 1e-144 is refused, and an effect of it is no float.
+    x = draw(st.lists(st.integers(-3000, 3000).map(lambda n: n / 1000), min_size=len(table), max_size=len(table)))
     return Observations.of([r[0] for r in table], [r[1] for r in table], weight, covariates={"x": x})
 
 
