@@ -168,10 +168,11 @@ class Observations:
         if not countable:
             message = "the weights add up to more samples than can be counted; a weight is how often a row occurred"
             raise InvalidObservations("weight", message)
-        greatest = np.abs(self.covariates).max(axis=0, initial=0.0)
-        if not np.isfinite(greatest).all():
+        if not np.isfinite(self.covariates).all():
             raise InvalidObservations("covariates", "covariates must be finite numbers")
-        if not ((greatest == 0.0) | ((greatest > 1.0 / _FARTHEST) & (greatest < _FARTHEST))).all():
+        # Without a copy of all covariates, which may be most of what a process holds.
+        squares = np.einsum("ij,ij->j", self.covariates, self.covariates)
+        if (squares > _FARTHEST**2).any() or self.covariates[:, squares < _FARTHEST**-2].any():
             message = f"covariates must not lie farther from 1 than {_FARTHEST:g} times; give them another unit"
             raise InvalidObservations("covariates", message)
 
